@@ -1,0 +1,393 @@
+"""Every message of the wire protocol, as msgspec structs.
+
+A message travels as MessagePack in the metadata part of a frame (`dadafs.wire.frame`); bulk bytes travel beside it as
+the frame's raw payload and never inside a message. Paths are bytes, relative to the export, components joined by a
+slash, `b""` for the root; no component is empty, `.` or `..` (`dadafs.wire.paths` checks that on both sides).
+All times are integers in nanoseconds since the epoch, all sizes in bytes.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+#: The oldest protocol version this side still speaks.
+OLDEST_VERSION = 1
+BLOCK_SIZE = 64 * 1024
+DEFAULT_FRAGMENT_SIZE = 1024 * 1024
+#: A file of at most this size is carried whole in the reply to `Open`.
+INLINE_LIMIT = 64 * 1024
+LISTING_PAGE = 4096
+
+
+class Version(msgspec.Struct, frozen=True, array_like=True):
+    """What identifies one state of one file; two equal versions are the same bytes (see docs/semantics.md)."""
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """The file itself, whatever its state: `(device, inode)`."""
+        return self.dev, self.ino
+
+
+class Attr(msgspec.Struct, frozen=True, array_like=True):
+    """The attributes of one file-system object, as `lstat` on the origin gave them."""
+
+    dev: int
+    ino: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    blocks: int
+    blksize: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @property
+    def version(self) -> Version:
+        return Version(self.dev, self.ino, self.size, self.mtime_ns, self.ctime_ns)
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag_field="t"):
+    """Base of everything that travels; the tag is a small integer."""
+
+
+# --- handshake (docs/protocol.md, "Handshake"); nothing else may be said before Welcome ---------------------------
+
+
+class Hello(Message, tag=1):
+    """Node to head, first. `role` is `control` (opens a session) or `data` (joins session `session`)."""
+
+    version_min: int
+    version_max: int
+    role: str
+    node: str
+    nonce: bytes
+    methods: list[str]
+
+
+class Challenge(Message, tag=2):
+    """Head to node: the version and method chosen."""
+
+    version: int
+    method: str
+    nonce: bytes
+    key_ids: list[str] = []
+
+
+class Proof(Message, tag=3):
+    """Node to head: `mac` proves knowledge of the key over the whole transcript so far; empty for method `none`."""
+
+    key_id: str
+    mac: bytes
+
+
+class Confirm(Message, tag=4):
+    """Head to node: the head's own proof. After it both sides are authenticated."""
+
+    mac: bytes
+
+
+class Attach(Message, tag=5):
+    """Node to head, first after authentication: which export, and which session (0 to open one on a control channel)."""
+
+    export: str
+    session: int
+    freshness_ns: int
+    lease_ns: int
+
+
+class Welcome(Message, tag=6):
+    """Head to node: the session is open. `boot` changes with every start of the head; handles die with it."""
+
+    session: int
+    boot: int
+    fragment_size: int
+    block_size: int
+    root: Attr
+    head: str
+    append_patterns: list[str] = []
+
+
+class Refused(Message, tag=7):
+    """Head to node: no; `code` is one of `RefusalCode`. The connection is closed after it."""
+
+    code: str
+    message: str
+
+
+class RefusalCode(enum.StrEnum):
+    WRONG_KEY = "wrong-key"
+    UNKNOWN_EXPORT = "unknown-export"
+    VERSION = "version"
+    METHOD = "method"
+    NOT_ALLOWED = "not-allowed"
+    UNKNOWN_SESSION = "unknown-session"
+    BUSY = "busy"
+    DRAINING = "draining"
+
+
+# --- requests on the control channel -------------------------------------------------------------------------------
+
+
+class Stat(Message, tag=10):
+    """lstat of `path`; the reply is an `Entry`, also where nothing is there. `lease` asks the head to watch it."""
+
+    path: bytes
+    lease: bool = True
+
+
+class List(Message, tag=11):
+    """One page of a directory with all attributes; the reply is a `Listing`.
+
+    `listing` is 0 for the first page, then the number of the previous page's reply; pages of one listing are one
+    snapshot. An expired listing answers `Failed(ESTALE)`: begin again.
+    """
+
+    path: bytes
+    listing: int = 0
+    page: int = 0
+    lease: bool = True
+
+
+class Open(Message, tag=12):
+    """Open a regular file for reading; the reply is an `Opened`, its payload the whole file where that is small.
+
+    `expect` is the (dev, ino) of the file that the node has open already (a reopen after a reconnect): another file
+    under that name answers `Failed(ESTALE)`.
+    """
+
+    path: bytes
+    expect: tuple[int, int] | None = None
+    want_inline: bool = True
+
+
+class Release(Message, tag=13):
+    """The node uses these handles no more; the reply is `Done`."""
+
+    handles: list[int]
+
+
+class Statfs(Message, tag=14):
+    """statvfs of the export; the reply is a `StatfsReply`."""
+
+
+class Xattrs(Message, tag=15):
+    """All `user.*` attributes and POSIX ACLs of `path`; the reply is an `XattrsReply`."""
+
+    path: bytes
+
+
+class GiveBack(Message, tag=16):
+    """The node no longer relies on the leases under these paths; the reply is `Done`."""
+
+    paths: list[bytes]
+
+
+class Keepalive(Message, tag=17):
+    """Node to head, several times per `freshness`; answered by a pushed `Pass` with the same `sent_ns`."""
+
+    sent_ns: int
+    report: dict[str, int | float | str] = {}
+
+
+class Resolve(Message, tag=18):
+    """The version now current of an open `handle`; the reply is an `Entry` (fstat of the held descriptor)."""
+
+    handle: int
+
+
+# --- requests on data channels (also allowed on the control channel) ----------------------------------------------
+
+
+class Read(Message, tag=20):
+    """Blocks `first` .. `first + count - 1` of fragment `fragment` of the open file `handle` in state `version`.
+
+    `known` holds, for each of these blocks, the XXH3-64 that the node has from an earlier version, or 0: a block whose
+    checksum is unchanged is not sent again. `prefetch` marks reads that no application waits for. The reply is
+    `Blocks`, or `Changed` when the file is no longer in that state, or `Failed`.
+    """
+
+    handle: int
+    version: Version
+    fragment: int
+    first: int
+    count: int
+    known: list[int] = []
+    prefetch: bool = False
+
+
+# --- replies -------------------------------------------------------------------------------------------------------
+
+
+class Entry(Message, tag=40):
+    """What is at a path; `attr` is None where nothing is. `leased`: the head watches it and will push a change."""
+
+    attr: Attr | None
+    target: bytes | None = None
+    leased: bool = False
+
+
+class Item(msgspec.Struct, frozen=True, array_like=True):
+    """One name of a directory; `target` is a symbolic link's text."""
+
+    name: bytes
+    attr: Attr
+    target: bytes | None = None
+
+
+class Listing(Message, tag=41):
+    """One page of a directory. `listing` names the snapshot, `more` says that pages follow."""
+
+    attr: Attr
+    items: list[Item]
+    listing: int
+    more: bool
+    leased: bool = False
+
+
+class Opened(Message, tag=42):
+    """An open file. The payload, where there is one, is the whole file of `attr.size` bytes with checksum `checksum`.
+
+    `settled` False: the file changed so recently that its timestamps cannot prove the version; what was read of it
+    must not be kept longer than `freshness`.
+    """
+
+    handle: int
+    attr: Attr
+    leased: bool
+    inline: bool = False
+    checksum: int = 0
+    settled: bool = True
+
+
+class Done(Message, tag=43):
+    """It was done."""
+
+
+class StatfsReply(Message, tag=44):
+    """The fields of statvfs(3)."""
+
+    bsize: int
+    frsize: int
+    blocks: int
+    bfree: int
+    bavail: int
+    files: int
+    ffree: int
+    favail: int
+    namemax: int
+
+
+class XattrsReply(Message, tag=45):
+    """Extended attributes by name."""
+
+    values: dict[bytes, bytes]
+
+
+class Encoding(enum.IntEnum):
+    """How the payload of `Blocks` is encoded."""
+
+    RAW = 0
+    LZ4 = 1  # one LZ4 block (no size prefix) over the concatenated sent blocks
+
+
+class Blocks(Message, tag=46):
+    """Blocks of one fragment, all of one version.
+
+    `checksums` has one XXH3-64 a requested block that lies within the file (fewer than asked at the end of the file).
+    Bit i of `sent` is set where block `first + i` is in the payload; the others equal the `known` checksum. `size` is
+    the length of the payload once decoded. `tier` says where the head found it: `memory`, `ssd` or `origin`.
+    """
+
+    checksums: list[int]
+    sent: int
+    size: int
+    encoding: int = 0
+    settled: bool = True
+    tier: str = "origin"
+
+
+class Changed(Message, tag=47):
+    """The open file has another version now: these are its attributes. Nothing was read."""
+
+    attr: Attr
+
+
+class Failed(Message, tag=48):
+    """The request failed with `errno`; `site` is the head's numbered error site, `message` speaks to a person."""
+
+    errno: int
+    message: str
+    site: int = 0
+
+
+# --- pushes (request id 0, control channel only) --------------------------------------------------------------------
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True):
+    """`path` is now `attr` (None: gone). `subtree`: everything remembered below it is void as well."""
+
+    path: bytes
+    attr: Attr | None
+    target: bytes | None = None
+    subtree: bool = False
+
+
+class Changes(Message, tag=60):
+    """The head saw these changes on leased paths."""
+
+    changes: list[Change]
+
+
+class Pass(Message, tag=61):
+    """Every change the head knew of when it received the `Keepalive` sent at `sent_ns` was pushed before this."""
+
+    sent_ns: int
+
+
+class LeasesLost(Message, tag=62):
+    """The head no longer watches these paths and anything below (cap, overflow); `b""` is everything."""
+
+    paths: list[bytes]
+
+
+class Goodbye(Message, tag=63):
+    """The head drains: reconnect after `retry_ns`."""
+
+    retry_ns: int
+
+
+Handshake = Hello | Challenge | Proof | Confirm | Attach | Welcome | Refused
+Request = Stat | List | Open | Release | Statfs | Xattrs | GiveBack | Keepalive | Resolve | Read
+Reply = Entry | Listing | Opened | Done | StatfsReply | XattrsReply | Blocks | Changed | Failed
+Push = Changes | Pass | LeasesLost | Goodbye
+AnyMessage = Handshake | Request | Reply | Push
+
+_encoder = msgspec.msgpack.Encoder()
+_handshake_decoder = msgspec.msgpack.Decoder(Handshake)
+_decoder = msgspec.msgpack.Decoder(AnyMessage)
+
+
+def encode(message: Message) -> bytes:
+    """The MessagePack bytes of `message`."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes | memoryview, *, handshake: bool = False) -> Message:
+    """The message in `data`; only handshake messages are accepted where `handshake` is set.
+
+    Raises `msgspec.ValidationError` or `msgspec.DecodeError` for anything that is not exactly a known message.
+    """
+    return _handshake_decoder.decode(data) if handshake else _decoder.decode(data)
