@@ -1,0 +1,64 @@
+"""Counters of this node (promise P9): plain integers, read by status, `.dadafs/stats` and metrics."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(slots=True)
+class TierCounters:
+    """One cache tier: requests answered by it and bytes served."""
+
+    hits: int = 0
+    misses: int = 0
+    bytes: int = 0
+
+
+@dataclass(slots=True)
+class Counters:
+    """Everything this node counts. Increment the attributes directly; `snapshot` is for readers."""
+
+    # reads, by how the RAM cache answered (each read of the kernel counts once)
+    hit: int = 0
+    miss: int = 0
+    bypass: int = 0  # answered, but not kept in the RAM cache
+    hit_bytes: int = 0
+    miss_bytes: int = 0
+    bypass_bytes: int = 0
+    # prefetch, in fragments
+    prefetched: int = 0
+    prefetch_used: int = 0
+    late: int = 0  # a read had to wait for a prefetch in flight
+    wasted: int = 0  # prefetched and evicted unread
+    prefetch_refused: int = 0  # no room in the budget
+    # what came over the wire, by the head's tier
+    wire_bytes: int = 0
+    fetched_memory: int = 0
+    fetched_ssd: int = 0
+    fetched_origin: int = 0
+    blocks_unchanged: int = 0  # revalidated by checksum, not sent again
+    # versions and damage
+    version_changes: int = 0
+    read_restarts: int = 0  # a read began again because the file changed under it
+    checksum_errors: int = 0
+    evicted: int = 0
+    # session
+    requests: int = 0
+    retried_requests: int = 0
+    failed_requests: int = 0  # answered with EIO because the head did not answer in time
+    connects: int = 0
+    disconnects: int = 0
+    connect_failures: int = 0
+    silent_heads: int = 0  # connections declared dead because keepalives were not answered
+    pushes: int = 0
+    leases_lost: int = 0
+    # errors by numbered site
+    eio_sites: dict[str, int] = field(default_factory=dict)
+
+    def eio(self, site: str) -> None:
+        """Count one EIO at a numbered site."""
+        self.eio_sites[site] = self.eio_sites.get(site, 0) + 1
+
+    def snapshot(self) -> dict[str, int | dict[str, int]]:
+        """All counters by name."""
+        return asdict(self)
