@@ -1,9 +1,9 @@
 """Every message of the wire protocol, as msgspec structs.
 
-A message travels as MessagePack in the metadata part of a frame (`dadafs.wire.frame`); bulk bytes travel beside it as
-the frame's raw payload and never inside a message. Paths are bytes, relative to the export, components joined by a
-slash, `b""` for the root; no component is empty, `.` or `..` (`dadafs.wire.paths` checks that on both sides).
-All times are integers in nanoseconds since the epoch, all sizes in bytes.
+A message travels as MessagePack in the metadata part of a frame (`dadafs.wire.frame`); bulk bytes travel
+beside it as the frame's raw payload and never inside a message. Paths are bytes, relative to the export,
+components joined by a slash, `b""` for the root; no component is empty, `.` or `..` (`dadafs.wire.paths`
+checks that on both sides). All times are integers in nanoseconds since the epoch, all sizes in bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LISTING_PAGE = 4096
 
 
 class Version(msgspec.Struct, frozen=True, array_like=True):
-    """What identifies one state of one file; two equal versions are the same bytes (see docs/semantics.md)."""
+    """What identifies one state of one file; equal versions are equal bytes (docs/semantics.md)."""
 
     dev: int
     ino: int
@@ -63,10 +63,10 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag_field="t"):
     """Base of everything that travels; the tag is a small integer."""
 
 
-# --- handshake (docs/protocol.md, "Handshake"); nothing else may be said before Welcome ---------------------------
+# --- handshake (docs/protocol.md, "Handshake"); nothing else may be said before Welcome ---------------------
 
 
-class Hello(Message, tag=1):
+class Hello(Message, frozen=True, tag=1):
     """Node to head, first. `role` is `control` (opens a session) or `data` (joins session `session`)."""
 
     version_min: int
@@ -77,7 +77,7 @@ class Hello(Message, tag=1):
     methods: list[str]
 
 
-class Challenge(Message, tag=2):
+class Challenge(Message, frozen=True, tag=2):
     """Head to node: the version and method chosen."""
 
     version: int
@@ -86,21 +86,25 @@ class Challenge(Message, tag=2):
     key_ids: list[str] = []
 
 
-class Proof(Message, tag=3):
-    """Node to head: `mac` proves knowledge of the key over the whole transcript so far; empty for method `none`."""
+class Proof(Message, frozen=True, tag=3):
+    """Node to head: `mac` proves knowledge of the key over the whole transcript so far; empty for method
+    `none`.
+    """
 
     key_id: str
     mac: bytes
 
 
-class Confirm(Message, tag=4):
+class Confirm(Message, frozen=True, tag=4):
     """Head to node: the head's own proof. After it both sides are authenticated."""
 
     mac: bytes
 
 
-class Attach(Message, tag=5):
-    """Node to head, first after authentication: which export, and which session (0 to open one on a control channel)."""
+class Attach(Message, frozen=True, tag=5):
+    """Node to head, first after authentication: which export, and which session (0 to open one on a control
+    channel).
+    """
 
     export: str
     session: int
@@ -108,7 +112,7 @@ class Attach(Message, tag=5):
     lease_ns: int
 
 
-class Welcome(Message, tag=6):
+class Welcome(Message, frozen=True, tag=6):
     """Head to node: the session is open. `boot` changes with every start of the head; handles die with it."""
 
     session: int
@@ -120,7 +124,7 @@ class Welcome(Message, tag=6):
     append_patterns: list[str] = []
 
 
-class Refused(Message, tag=7):
+class Refused(Message, frozen=True, tag=7):
     """Head to node: no; `code` is one of `RefusalCode`. The connection is closed after it."""
 
     code: str
@@ -138,21 +142,23 @@ class RefusalCode(enum.StrEnum):
     DRAINING = "draining"
 
 
-# --- requests on the control channel -------------------------------------------------------------------------------
+# --- requests on the control channel ------------------------------------------------------------------------
 
 
-class Stat(Message, tag=10):
-    """lstat of `path`; the reply is an `Entry`, also where nothing is there. `lease` asks the head to watch it."""
+class Stat(Message, frozen=True, tag=10):
+    """lstat of `path`; the reply is an `Entry`, also where nothing is there. `lease` asks the head to watch
+    it.
+    """
 
     path: bytes
     lease: bool = True
 
 
-class List(Message, tag=11):
+class List(Message, frozen=True, tag=11):
     """One page of a directory with all attributes; the reply is a `Listing`.
 
-    `listing` is 0 for the first page, then the number of the previous page's reply; pages of one listing are one
-    snapshot. An expired listing answers `Failed(ESTALE)`: begin again.
+    `listing` is 0 for the first page, then the number of the previous page's reply; pages of one listing
+    are one snapshot. An expired listing answers `Failed(ESTALE)`: begin again.
     """
 
     path: bytes
@@ -161,11 +167,11 @@ class List(Message, tag=11):
     lease: bool = True
 
 
-class Open(Message, tag=12):
-    """Open a regular file for reading; the reply is an `Opened`, its payload the whole file where that is small.
+class Open(Message, frozen=True, tag=12):
+    """Open a regular file; the reply is an `Opened`, its payload the whole file where that is small.
 
-    `expect` is the (dev, ino) of the file that the node has open already (a reopen after a reconnect): another file
-    under that name answers `Failed(ESTALE)`.
+    `expect` is the (dev, ino) of the file that the node has open already (a reopen after a reconnect):
+    another file under that name answers `Failed(ESTALE)`.
     """
 
     path: bytes
@@ -173,50 +179,50 @@ class Open(Message, tag=12):
     want_inline: bool = True
 
 
-class Release(Message, tag=13):
+class Release(Message, frozen=True, tag=13):
     """The node uses these handles no more; the reply is `Done`."""
 
     handles: list[int]
 
 
-class Statfs(Message, tag=14):
+class Statfs(Message, frozen=True, tag=14):
     """statvfs of the export; the reply is a `StatfsReply`."""
 
 
-class Xattrs(Message, tag=15):
+class Xattrs(Message, frozen=True, tag=15):
     """All `user.*` attributes and POSIX ACLs of `path`; the reply is an `XattrsReply`."""
 
     path: bytes
 
 
-class GiveBack(Message, tag=16):
+class GiveBack(Message, frozen=True, tag=16):
     """The node no longer relies on the leases under these paths; the reply is `Done`."""
 
     paths: list[bytes]
 
 
-class Keepalive(Message, tag=17):
+class Keepalive(Message, frozen=True, tag=17):
     """Node to head, several times per `freshness`; answered by a pushed `Pass` with the same `sent_ns`."""
 
     sent_ns: int
     report: dict[str, int | float | str] = {}
 
 
-class Resolve(Message, tag=18):
+class Resolve(Message, frozen=True, tag=18):
     """The version now current of an open `handle`; the reply is an `Entry` (fstat of the held descriptor)."""
 
     handle: int
 
 
-# --- requests on data channels (also allowed on the control channel) ----------------------------------------------
+# --- requests on data channels (also allowed on the control channel) ----------------------------------------
 
 
-class Read(Message, tag=20):
-    """Blocks `first` .. `first + count - 1` of fragment `fragment` of the open file `handle` in state `version`.
+class Read(Message, frozen=True, tag=20):
+    """Blocks `first` .. `first + count - 1` of fragment `fragment` of open file `handle` in state `version`.
 
-    `known` holds, for each of these blocks, the XXH3-64 that the node has from an earlier version, or 0: a block whose
-    checksum is unchanged is not sent again. `prefetch` marks reads that no application waits for. The reply is
-    `Blocks`, or `Changed` when the file is no longer in that state, or `Failed`.
+    `known` holds, for each of these blocks, the XXH3-64 that the node has from an earlier version, or 0: a
+    block whose checksum is unchanged is not sent again. `prefetch` marks reads that no application waits
+    for. The reply is `Blocks`, or `Changed` when the file is no longer in that state, or `Failed`.
     """
 
     handle: int
@@ -228,11 +234,13 @@ class Read(Message, tag=20):
     prefetch: bool = False
 
 
-# --- replies -------------------------------------------------------------------------------------------------------
+# --- replies ------------------------------------------------------------------------------------------------
 
 
-class Entry(Message, tag=40):
-    """What is at a path; `attr` is None where nothing is. `leased`: the head watches it and will push a change."""
+class Entry(Message, frozen=True, tag=40):
+    """What is at a path; `attr` is None where nothing is. `leased`: the head watches it and will push a
+    change.
+    """
 
     attr: Attr | None
     target: bytes | None = None
@@ -247,7 +255,7 @@ class Item(msgspec.Struct, frozen=True, array_like=True):
     target: bytes | None = None
 
 
-class Listing(Message, tag=41):
+class Listing(Message, frozen=True, tag=41):
     """One page of a directory. `listing` names the snapshot, `more` says that pages follow."""
 
     attr: Attr
@@ -257,11 +265,11 @@ class Listing(Message, tag=41):
     leased: bool = False
 
 
-class Opened(Message, tag=42):
-    """An open file. The payload, where there is one, is the whole file of `attr.size` bytes with checksum `checksum`.
+class Opened(Message, frozen=True, tag=42):
+    """An open file. The payload, if any, is the whole file: `attr.size` bytes with checksum `checksum`.
 
-    `settled` False: the file changed so recently that its timestamps cannot prove the version; what was read of it
-    must not be kept longer than `freshness`.
+    `settled` False: the file changed so recently that its timestamps cannot prove the version; what was
+    read of it must not be kept longer than `freshness`.
     """
 
     handle: int
@@ -272,11 +280,11 @@ class Opened(Message, tag=42):
     settled: bool = True
 
 
-class Done(Message, tag=43):
+class Done(Message, frozen=True, tag=43):
     """It was done."""
 
 
-class StatfsReply(Message, tag=44):
+class StatfsReply(Message, frozen=True, tag=44):
     """The fields of statvfs(3)."""
 
     bsize: int
@@ -290,7 +298,7 @@ class StatfsReply(Message, tag=44):
     namemax: int
 
 
-class XattrsReply(Message, tag=45):
+class XattrsReply(Message, frozen=True, tag=45):
     """Extended attributes by name."""
 
     values: dict[bytes, bytes]
@@ -303,12 +311,13 @@ class Encoding(enum.IntEnum):
     LZ4 = 1  # one LZ4 block (no size prefix) over the concatenated sent blocks
 
 
-class Blocks(Message, tag=46):
+class Blocks(Message, frozen=True, tag=46):
     """Blocks of one fragment, all of one version.
 
-    `checksums` has one XXH3-64 a requested block that lies within the file (fewer than asked at the end of the file).
-    Bit i of `sent` is set where block `first + i` is in the payload; the others equal the `known` checksum. `size` is
-    the length of the payload once decoded. `tier` says where the head found it: `memory`, `ssd` or `origin`.
+    `checksums` has one XXH3-64 a requested block that lies within the file (fewer than asked at the end of
+    the file). Bit i of `sent` is set where block `first + i` is in the payload; the others equal the
+    `known` checksum. `size` is the length of the payload once decoded. `tier` says where the head found it:
+    `memory`, `ssd` or `origin`.
     """
 
     checksums: list[int]
@@ -319,21 +328,23 @@ class Blocks(Message, tag=46):
     tier: str = "origin"
 
 
-class Changed(Message, tag=47):
+class Changed(Message, frozen=True, tag=47):
     """The open file has another version now: these are its attributes. Nothing was read."""
 
     attr: Attr
 
 
-class Failed(Message, tag=48):
-    """The request failed with `errno`; `site` is the head's numbered error site, `message` speaks to a person."""
+class Failed(Message, frozen=True, tag=48):
+    """The request failed with `errno`; `site` is the head's numbered error site, `message` speaks to a
+    person.
+    """
 
     errno: int
     message: str
     site: int = 0
 
 
-# --- pushes (request id 0, control channel only) --------------------------------------------------------------------
+# --- pushes (request id 0, control channel only) ------------------------------------------------------------
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True):
@@ -345,25 +356,27 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     subtree: bool = False
 
 
-class Changes(Message, tag=60):
+class Changes(Message, frozen=True, tag=60):
     """The head saw these changes on leased paths."""
 
     changes: list[Change]
 
 
-class Pass(Message, tag=61):
-    """Every change the head knew of when it received the `Keepalive` sent at `sent_ns` was pushed before this."""
+class Pass(Message, frozen=True, tag=61):
+    """Every change the head knew of when it received the `Keepalive` sent at `sent_ns` was pushed before
+    this.
+    """
 
     sent_ns: int
 
 
-class LeasesLost(Message, tag=62):
+class LeasesLost(Message, frozen=True, tag=62):
     """The head no longer watches these paths and anything below (cap, overflow); `b""` is everything."""
 
     paths: list[bytes]
 
 
-class Goodbye(Message, tag=63):
+class Goodbye(Message, frozen=True, tag=63):
     """The head drains: reconnect after `retry_ns`."""
 
     retry_ns: int
@@ -388,6 +401,8 @@ def encode(message: Message) -> bytes:
 def decode(data: bytes | memoryview, *, handshake: bool = False) -> Message:
     """The message in `data`; only handshake messages are accepted where `handshake` is set.
 
-    Raises `msgspec.ValidationError` or `msgspec.DecodeError` for anything that is not exactly a known message.
+    Raises `msgspec.ValidationError` or `msgspec.DecodeError` for anything that is not exactly a known
+    message.
     """
-    return _handshake_decoder.decode(data) if handshake else _decoder.decode(data)
+    message: Message = _handshake_decoder.decode(data) if handshake else _decoder.decode(data)
+    return message
