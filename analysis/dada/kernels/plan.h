@@ -1,0 +1,89 @@
+/* What every part of the kernels shares: the plan of a scan, the sums of a frame, the status codes.
+ *
+ * A plan is built once per scan and never written afterwards, so any number of threads may use it. All bit arrays
+ * have one bit per pixel in row-major order, pixel p at bit (p mod 8) of byte (p div 8): the order in which
+ * bitshuffle stores a bit plane, so that a plane and a mask meet byte by byte. */
+#ifndef DADA_PLAN_H
+#define DADA_PLAN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+__extension__ typedef unsigned __int128 u128;
+
+/* Pixels per tile: what is reduced at once, small enough that all its tables stay in the first-level cache. */
+#define TILE 4096
+/* Bytes that may be read (never used) behind every bit array and decode buffer, so that loops need no tail. */
+#define SLACK 128
+/* In Plan.bins: this pixel belongs to no bin. */
+#define NO_BIN 65535
+
+enum status {
+    STATUS_OK = 0,
+    STATUS_EMPTY = 1,        /* no bytes: the frame was never written */
+    STATUS_TRUNCATED = 2,    /* the chunk ends before its frame does */
+    STATUS_SIZE = 3,         /* the chunk says it holds another number of bytes than the frame has */
+    STATUS_BLOCK_SIZE = 4,   /* a block size that cannot be */
+    STATUS_BLOCK = 5,        /* a block that does not decode to its length */
+    STATUS_CODEC = 6,        /* a codec these kernels do not decode */
+    STATUS_OVERFLOW = 7,     /* a sum that does not fit into 64 bits */
+    STATUS_MEMORY = 8,       /* no memory for a decode buffer */
+};
+
+enum codec { CODEC_NONE = 0, CODEC_LZ4 = 1, CODEC_BITSHUFFLE_LZ4 = 2, CODEC_OTHER = 3 };
+
+typedef struct {
+    size_t n_rows, n_columns, n_pixels;
+    unsigned element;          /* bytes of one pixel: 1, 2 or 4 */
+    uint32_t cut;              /* a value >= cut is invalid */
+    bool moments;
+    size_t n_bins, n_rois;
+    uint8_t *valid;            /* bits: 1 = not masked */
+    uint16_t *bins;            /* bin of each pixel, or NO_BIN; NULL without bins. Masked pixels have NO_BIN */
+    uint8_t *rois;             /* n_rois bit arrays of bit_stride bytes, each already ANDed with valid */
+    size_t bit_stride;
+    uint64_t n_masked;         /* pixels that the mask rules out */
+    int64_t *bin_counts;       /* unmasked pixels of each bin */
+    int64_t *roi_counts;       /* unmasked pixels of each ROI */
+    uint64_t *tile_rois;       /* per tile of TILE pixels: bit r set where ROI r (mod 64) has a pixel in it */
+} Plan;
+
+typedef struct {
+    u128 sum, sum_y, sum_x, sum_yy, sum_xx, sum_xy;
+    uint64_t n_value_invalid;  /* unmasked pixels with value >= cut */
+    int64_t maximum;           /* -1 while there was no valid pixel */
+    int64_t *bins, *bin_counts, *rois, *roi_counts;
+    int status;
+} FrameSums;
+
+/* One stretch of pixels, decoded but not necessarily unshuffled. */
+typedef struct {
+    const uint8_t *data;       /* SLACK readable bytes behind it */
+    bool planes;               /* bit planes (plane k at data + k * n / 8), else little-endian values */
+    size_t first, n;           /* pixels first .. first + n; with planes, both are multiples of 8 */
+} Block;
+
+/* What one set of machine instructions can do; chosen once per process. */
+typedef struct {
+    const char *name;
+    /* Add `n` (<= TILE) pixels from `first` on, whose bit planes lie `stride` bytes apart, to the sums. */
+    void (*add_planes)(const Plan *plan, const uint8_t *planes, size_t stride, size_t first, size_t n,
+                       FrameSums *sums);
+    /* The same for 32-bit values, which are overwritten. */
+    void (*add_values)(const Plan *plan, uint32_t *values, size_t first, size_t n, FrameSums *sums);
+} Kernel;
+
+extern const Kernel kernel_portable;
+#ifdef DADA_X86
+extern const Kernel kernel_avx2;
+extern const Kernel kernel_avx512;
+#endif
+
+/* The kernel that this machine runs best, or the one that DADA_KERNEL names; NULL for a name it cannot run. */
+const Kernel *kernel_choose(const char *name);
+
+/* Add a block of any size. */
+void add_block(const Kernel *kernel, const Plan *plan, const Block *block, FrameSums *sums);
+
+#endif

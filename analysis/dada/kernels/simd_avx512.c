@@ -1,0 +1,15 @@
+/* The kernel for AVX-512: for now the portable one, compiled with its instructions. */
+#include "plan.h"
+#define KERNEL kernel_avx512
+#define KERNEL_NAME "avx512"
+#include "tile.h"
+
+static void add_planes(const Plan *plan, const uint8_t *planes, size_t stride, size_t first, size_t n,
+                       FrameSums *sums)
+{
+    uint32_t values[TILE];
+    unshuffle(planes, stride, n, plan->element, values);
+    tile_add_values(plan, values, first, n, sums);
+}
+
+const Kernel kernel_avx512 = {"avx512", add_planes, tile_add_values};
