@@ -35,7 +35,11 @@ class LoggedProcess:
         self.log = log
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(env or {})},
             )
 
     @property
@@ -126,7 +130,15 @@ class MountProcess(LoggedProcess):
     ) -> None:
         mountpoint.mkdir(parents=True, exist_ok=True)
         self.mountpoint = mountpoint
-        argv = [sys.executable, "-m", "dadafs", "mount", f"{address}:/{export}", str(mountpoint), "--foreground"]
+        argv = [
+            sys.executable,
+            "-m",
+            "dadafs",
+            "mount",
+            f"{address}:/{export}",
+            str(mountpoint),
+            "--foreground",
+        ]
         super().__init__([*argv, *options], log, env)
         self.wait_for_line(r"^mounted on ")
 
@@ -148,9 +160,7 @@ def mounted_tree(
     """A head over `tree` (export `data`) and a mount of it; both logs are checked at the end."""
     head = HeadProcess(directory / "head", {"data": tree}, options=head_options)
     try:
-        mount = MountProcess(
-            directory / "mnt", head.address, "data", directory / "mount.log", options=mount_options
-        )
+        mount = MountProcess(directory / "mnt", head.address, "data", directory / "mount.log", options=mount_options)
         try:
             yield head, mount
         finally:

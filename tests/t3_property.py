@@ -1,0 +1,285 @@
+"""The judge: random changes of a tree, random reads of its mount; both must agree.
+
+A Hypothesis state machine changes the plain directory (the oracle) and reads the mount. Until `freshness` after a
+change the mount may show an earlier state, but only one that the tree really had: whatever is read must be a state of
+that path, or the beginning of one (a file caught while it was being written). In the end both must be the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import shutil
+import stat
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from tests.checklogs import ExpectedLog
+from tests.conftest import need_fuse
+from tests.harness.processes import mounted_tree
+
+#: How long the mount may take to show a change: freshness, and what a noisy machine needs to be scheduled.
+AGREE_WITHIN = 30.0
+NAMES = ["a", "b", "c.h5", "d"]
+SIZES = st.sampled_from([0, 1, 100, 4095, 4096, 4097, 65536, 65537, 300_000, 1_048_576, 1_048_577, 2_500_000])
+
+
+def _bytes(seed: int, size: int) -> bytes:
+    """`size` bytes, none of them zero, different for each seed."""
+    pattern = bytes((seed * 31 + i * 7) % 255 + 1 for i in range(251))
+    return (pattern * (size // len(pattern) + 1))[:size]
+
+
+def _look(path: Path) -> tuple[Any, ...]:
+    """What a program can see of `path` without reading contents, comparable between tree and mount."""
+    try:
+        found = path.lstat()
+    except OSError as exc:
+        return ("error", exc.errno)
+    seen = (stat.S_IFMT(found.st_mode), stat.S_IMODE(found.st_mode), found.st_nlink, found.st_mtime_ns)
+    if stat.S_ISLNK(found.st_mode):
+        return (*seen, os.readlink(path))
+    if stat.S_ISDIR(found.st_mode):
+        return (*seen, tuple(sorted(os.listdir(path))))
+    return (*seen, found.st_size)
+
+
+def _read(path: Path) -> tuple[Any, ...]:
+    try:
+        return ("bytes", path.read_bytes())
+    except OSError as exc:
+        return ("error", exc.errno)
+
+
+def _read_mapped(path: Path) -> tuple[Any, ...]:
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return ("bytes", b"")
+            with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+                return ("bytes", bytes(mapped))
+    except OSError as exc:
+        return ("error", exc.errno)
+
+
+class Tree(RuleBasedStateMachine):
+    """Writers work in `tree`; readers look at `mnt`."""
+
+    mnt: Path
+    tree: Path
+
+    @initialize()
+    def begin(self) -> None:
+        for entry in list(self.tree.iterdir()):
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        (self.tree / "sub").mkdir()
+        self.seed = 0
+        self.history: dict[Path, list[tuple[Any, ...]]] = {}
+        self.handles: list[tuple[Any, int]] = []
+
+    def teardown(self) -> None:
+        for file, _ in getattr(self, "handles", []):
+            file.close()
+
+    # --- the writer
+
+    def _path(self, where: str, name: str) -> Path:
+        return self.tree / where / name if where else self.tree / name
+
+    def _fresh(self) -> int:
+        self.seed += 1
+        return self.seed
+
+    where = st.sampled_from(["", "sub"])
+    name = st.sampled_from(NAMES)
+
+    @rule(where=where, name=name, size=SIZES)
+    def write(self, where: str, name: str, size: int) -> None:
+        with contextlib.suppress(IsADirectoryError, FileNotFoundError, OSError):
+            self._path(where, name).write_bytes(_bytes(self._fresh(), size))
+
+    @rule(where=where, name=name, size=SIZES)
+    def append(self, where: str, name: str, size: int) -> None:
+        with contextlib.suppress(OSError), self._path(where, name).open("ab") as file:
+            file.write(_bytes(self._fresh(), size))
+
+    @rule(where=where, name=name)
+    def rewrite_in_place(self, where: str, name: str) -> None:
+        with contextlib.suppress(OSError), self._path(where, name).open("r+b") as file:
+            file.write(_bytes(self._fresh(), os.fstat(file.fileno()).st_size))
+
+    @rule(where=where, name=name, size=SIZES)
+    def truncate(self, where: str, name: str, size: int) -> None:
+        path = self._path(where, name)
+        with contextlib.suppress(OSError):
+            os.truncate(path, min(size, path.stat().st_size))
+
+    @rule(where=where, name=name, size=SIZES)
+    def replace_by_rename(self, where: str, name: str, size: int) -> None:
+        with contextlib.suppress(OSError):
+            new = self.tree / "new"
+            new.write_bytes(_bytes(self._fresh(), size))
+            new.rename(self._path(where, name))
+        with contextlib.suppress(OSError):
+            (self.tree / "new").unlink()
+
+    @rule(where=where, name=name, other=name)
+    def rename(self, where: str, name: str, other: str) -> None:
+        with contextlib.suppress(OSError):
+            self._path(where, name).rename(self._path("", other))
+
+    @rule(where=where, name=name)
+    def delete(self, where: str, name: str) -> None:
+        path = self._path(where, name)
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    @rule(where=where, name=name)
+    def mkdir(self, where: str, name: str) -> None:
+        with contextlib.suppress(OSError):
+            self._path(where, name).mkdir()
+
+    @rule(where=where, name=name, target=name)
+    def symlink(self, where: str, name: str, target: str) -> None:
+        with contextlib.suppress(OSError):
+            self._path(where, name).symlink_to(target)
+
+    @rule(where=where, name=name, other=name)
+    def hard_link(self, where: str, name: str, other: str) -> None:
+        with contextlib.suppress(OSError):
+            os.link(self._path(where, name), self._path("", other), follow_symlinks=False)
+
+    @rule(where=where, name=name, mode=st.sampled_from([0o600, 0o644, 0o755, 0o444]))
+    def chmod(self, where: str, name: str, mode: int) -> None:
+        path = self._path(where, name)
+        with contextlib.suppress(OSError):
+            if not path.is_symlink():
+                path.chmod(mode | (0o700 if path.is_dir() else 0))
+
+    @rule(name=st.sampled_from(["sub", "sub2"]))
+    def rename_directory(self, name: str) -> None:
+        other = "sub2" if name == "sub" else "sub"
+        with contextlib.suppress(OSError):
+            (self.tree / name).rename(self.tree / other)
+
+    # --- the reader
+
+    @invariant()
+    def remember_states(self) -> None:
+        """After every step: what each path reads as now."""
+        for where in ("", "sub", "sub2"):
+            for name in NAMES:
+                path = self._path(where, name)
+                states = self.history.setdefault(path, [])
+                state = _read(path)
+                if not states or states[-1] != state:
+                    states.append(state)
+
+    def _had(self, path: Path, seen: tuple[Any, ...]) -> bool:
+        """Whether `seen` is a state that `path` had, or the beginning of one."""
+        states = self.history.get(path, [])
+        if seen[0] == "error":
+            return True  # every path was absent at first, and a link may dangle
+        return any(state[0] == "bytes" and state[1].startswith(seen[1]) for state in states)
+
+    def _agree(self, what: str, in_mount: Any, in_tree: Any, path: Path | None = None) -> None:
+        """Wait until both functions give the same, for at most `AGREE_WITHIN` seconds."""
+        end = time.monotonic() + AGREE_WITHIN
+        while (seen := in_mount()) != (truth := in_tree()):
+            if path is not None and not self._had(path, seen):
+                raise AssertionError(f"{what}: the mount shows {_short(seen)}, which the tree never had")
+            if time.monotonic() > end:
+                raise AssertionError(f"{what}: the mount shows {_short(seen)}, the tree has {_short(truth)}")
+            time.sleep(0.02)
+
+    @rule(where=where, name=name)
+    def same_attributes(self, where: str, name: str) -> None:
+        path = self._path(where, name)
+        inside = self.mnt / path.relative_to(self.tree)
+        self._agree(f"lstat {inside}", lambda: _look(inside), lambda: _look(path))
+
+    @rule(where=where, name=name)
+    def same_bytes(self, where: str, name: str) -> None:
+        path = self._path(where, name)
+        inside = self.mnt / path.relative_to(self.tree)
+        self._agree(f"read {inside}", lambda: _read(inside), lambda: _read(path), path)
+
+    @rule(where=where, name=name)
+    def same_bytes_mapped(self, where: str, name: str) -> None:
+        path = self._path(where, name)
+        inside = self.mnt / path.relative_to(self.tree)
+        self._agree(f"mmap {inside}", lambda: _read_mapped(inside), lambda: _read_mapped(path), path)
+
+    @rule(where=where)
+    def same_listing(self, where: str) -> None:
+        path = self.tree / where
+        inside = self.mnt / where
+        self._agree(f"readdir {inside}", lambda: _look(inside), lambda: _look(path))
+
+    @rule(where=where, name=name)
+    def open_and_hold(self, where: str, name: str) -> None:
+        """A handle goes on reading the file that it opened, by inode, whatever happens to the name."""
+        path = self._path(where, name)
+        inside = self.mnt / path.relative_to(self.tree)
+        self._agree(f"lstat {inside}", lambda: _look(inside), lambda: _look(path))
+        if len(self.handles) < 4 and path.is_file() and not path.is_symlink():
+            twin = path.open("rb")
+            try:
+                held = inside.open("rb")
+            except FileNotFoundError:
+                twin.close()
+                return
+            self.handles += [(held, twin.fileno()), (twin, -1)]
+
+    @rule()
+    def held_handles_read_their_file(self) -> None:
+        for file, twin in self.handles:
+            if twin >= 0:
+                self._agree(
+                    f"held {file.name}",
+                    lambda file=file: _held(file.fileno()),
+                    lambda twin=twin: _held(twin),
+                )
+
+    @invariant()
+    def nothing_hangs(self) -> None:
+        os.stat(self.mnt)
+
+
+def _held(fd: int) -> bytes:
+    size = os.fstat(fd).st_size
+    return os.pread(fd, size + 10, 0)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 200 else f"{text[:160]}... ({len(text)} characters)"
+
+
+@pytest.mark.slow
+def test_mount_and_tree_agree(expected_log: ExpectedLog) -> None:
+    need_fuse()
+    examples = int(os.environ.get("DADA_PROPERTY_EXAMPLES", "12"))
+    with tempfile.TemporaryDirectory(prefix="dadafs-property-") as folder:
+        tree = Path(folder) / "tree"
+        tree.mkdir()
+        with mounted_tree(Path(folder), tree, expected_log) as (_, mount):
+            machine = type("MountedTree", (Tree,), {"tree": tree, "mnt": mount.mountpoint})
+            run_state_machine_as_test(
+                machine,
+                settings=settings(
+                    max_examples=examples,
+                    stateful_step_count=40,
+                    deadline=None,
+                    derandomize="CI" in os.environ,
+                    suppress_health_check=list(HealthCheck),
+                ),
+            )
