@@ -15,14 +15,7 @@ def check_name(name: bytes) -> bytes:
 
     Raises BadPath. Newlines and invalid UTF-8 are allowed: the kernel allows them too.
     """
-    if (
-        not name
-        or name == b"."
-        or name == b".."
-        or len(name) > MAX_COMPONENT
-        or b"/" in name
-        or b"\0" in name
-    ):
+    if not name or name == b"." or name == b".." or len(name) > MAX_COMPONENT or b"/" in name or b"\0" in name:
         raise BadPath(f"no name: {name[:300]!r}")
     return name
 
