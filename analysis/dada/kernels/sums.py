@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,17 @@ class FrameSums:
     def __getitem__(self, index: slice | NDArray[np.generic]) -> FrameSums:
         """The frames that `index` (a slice, a boolean or an index array) chooses."""
         return FrameSums(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def only(self, rois: slice = slice(None), bins: bool = True) -> FrameSums:
+        """The same frames with some of the ROIs, and with their bins or without any."""
+        kept = slice(None) if bins else slice(0)
+        return replace(
+            self,
+            rois=self.rois[:, rois],
+            roi_counts=self.roi_counts[:, rois],
+            bins=self.bins[:, kept],
+            bin_counts=self.bin_counts[:, kept],
+        )
 
     @property
     def ok(self) -> NDArray[np.bool_]:
