@@ -1,0 +1,29 @@
+"""What a tier counts (promise P9: hit, miss, damaged, refused and evicted are separate numbers)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class TierCounts:
+    """Totals since the tier was opened; bytes are of data, without headers."""
+
+    hits: int = 0
+    hit_bytes: int = 0
+    misses: int = 0  #: no record under that name
+    bypassed: int = 0  #: not asked, because the tier is unstable or down
+    damaged: int = 0  #: a record was there and was not what it should be
+    inserted: int = 0
+    inserted_bytes: int = 0
+    evicted: int = 0
+    evicted_bytes: int = 0
+    evicted_unread: int = 0
+    removed: int = 0  #: on request
+    errors: int = 0  #: input/output errors met
+    refused: dict[str, int] = field(default_factory=dict)  #: not kept, by reason
+
+    def refuse(self, reason: str) -> bool:
+        """Count a refusal; False, for the caller to hand on."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+        return False

@@ -1,0 +1,187 @@
+"""The slow side of a tier, in a thread of its own: snapshot, scan, watermarks, the way back from a fault.
+
+The tier serves from its first moment without any of this. Every step can be called by hand, which is what tests do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+
+import numpy as np
+
+from dadafsd.store import snapshot
+from dadafsd.store.files import FAN_OUT
+from dadafsd.store.health import State
+from dadafsd.store.index import stamp
+from dadafsd.store.record import DATA_OFFSET, UNIT, DamagedRecord, decode_header, file_mark, units
+from dadafsd.store.tier import NO_DESCRIPTORS, Tier
+
+log = logging.getLogger("dadafsd.store")
+
+TICK = 1.0  # seconds between rounds
+SNAPSHOT_INTERVAL = 600.0
+SNAPSHOT_FILE = "index"
+_SCAN_PAUSE = 0.005  # seconds of rest after each directory that the scan read
+_SCAN_STRIDE = 64  # unknown records read between two rests
+
+
+class Housekeeper:
+    """Looks after one tier; `start` runs it in a thread, `stop` ends that and saves a last snapshot."""
+
+    def __init__(self, tier: Tier) -> None:
+        self.tier = tier
+        self.scanned = False  #: whether the index knows everything that lies in the directory
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._restored = False
+        self._saved_at = time.monotonic()
+
+    def start(self) -> None:
+        """Begin to run in the background."""
+        self._thread = threading.Thread(target=self._run, name=f"tier-{self.tier.name}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, save the index, give up the directory."""
+        self._stopping.set()
+        self.tier.wake.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.save()
+        self.tier.files.close()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                if not self.scanned and self.tier.state is not State.DOWN:
+                    self.scan()
+                self.round()
+            except Exception:
+                log.exception("tier %s: housekeeping failed, and goes on", self.tier.name)
+            self.tier.wake.wait(TICK)
+            self.tier.wake.clear()
+
+    def round(self) -> None:
+        """Everything that is due now."""
+        self.check()
+        self.evict()
+        if time.monotonic() - self._saved_at >= SNAPSHOT_INTERVAL:
+            self.save()
+
+    # --- eviction ----------------------------------------------------------------------------------------------
+
+    def evict(self) -> None:
+        """Above the high watermark, or the free-space floor missed: evict to the low one, and to the floor."""
+        tier, settings = self.tier, self.tier.settings
+        if tier.writing.state is State.DOWN:
+            return
+        if tier.used > settings.high * settings.size:
+            tier.evict(int(tier.used - settings.low * settings.size) // UNIT)
+        tier.evict_to_floor()
+
+    # --- the index ---------------------------------------------------------------------------------------------
+
+    def restore(self) -> bool:
+        """Take over the snapshot of the last life; whether there was a sound one."""
+        try:
+            data = self.tier.files.read_file(SNAPSHOT_FILE)
+        except OSError:
+            data = None
+        queues = snapshot.decode(data) if data else None
+        if queues is None:
+            return False
+        self.tier.index.restore(*queues)
+        self._restored = True
+        return True
+
+    def save(self) -> None:
+        """Write the snapshot; a disk that does not take it costs the order of eviction at the next start."""
+        self._saved_at = time.monotonic()
+        if self.tier.writing.state is State.DOWN:
+            return
+        try:
+            self.tier.files.write_file(SNAPSHOT_FILE, snapshot.encode(*self.tier.queues()))
+        except OSError as error:
+            log.info("tier %s: no snapshot of the index: %s", self.tier.name, error.strerror or error)
+
+    def scan(self) -> None:
+        """Compare the index with the directory: adopt unknown records, forget missing ones, delete damaged ones."""
+        known = self.tier.sorted_keys()
+        bounds = np.arange(FAN_OUT + 1, dtype=np.float64) / FAN_OUT * 2.0**64
+        cuts = np.searchsorted(known, bounds[1:-1].astype(np.uint64))
+        for part, expected in enumerate(np.split(known, cuts)):
+            if self._stopping.is_set():
+                return
+            try:
+                found = np.fromiter(self.tier.files.records(part), dtype=np.uint64)
+            except OSError as error:
+                log.info("tier %s: scan stopped: %s", self.tier.name, error.strerror or error)
+                return
+            self._adopt(np.setdiff1d(found, expected).tolist())
+            self._forget(np.setdiff1d(expected, found).tolist())
+            if len(found):
+                self._stopping.wait(_SCAN_PAUSE)
+        if not self._restored:
+            self.tier.order_by_age()
+        self.scanned = True
+        self.save()
+
+    def _adopt(self, digests: list[int]) -> None:
+        for number, digest in enumerate(digests):
+            if number % _SCAN_STRIDE == _SCAN_STRIDE - 1 and self._stopping.wait(_SCAN_PAUSE):
+                return
+            try:
+                header, status = self.tier.files.read_header(digest)
+                key, _ = decode_header(header)
+                if key.digest != digest or status.st_size != DATA_OFFSET + key.length:
+                    raise DamagedRecord("data cut short")
+            except DamagedRecord as error:
+                self.tier.discard(digest, str(error))
+            except OSError as error:
+                if error.errno in NO_DESCRIPTORS:
+                    self._stopping.wait(1.0)
+            else:
+                mark = file_mark(key.export, key.version.identity)
+                self.tier.adopt(digest, mark, units(key.length), stamp(status.st_mtime))
+
+    def _forget(self, digests: list[int]) -> None:
+        """Entries without a record - unless it came since the directory was read."""
+        for digest in digests:
+            if not self.tier.files.has_record(digest):
+                self.tier.forget(digest)
+
+    # --- faults ------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """See whether the directory is still there, and try a tier that is not well."""
+        tier = self.tier
+        now = time.monotonic()
+        if tier.state is not State.DOWN and not tier.files.still_there():
+            tier.lost()
+        for health in (tier.reading, tier.writing):
+            if health.probe_due(now):
+                self._probe(health is tier.writing)
+
+    def _probe(self, writing: bool) -> None:
+        tier = self.tier
+        try:
+            if not tier.files.still_there():
+                tier.files.reopen()
+                tier.forget_all()
+                self.scanned = False
+            tier.files.probe(writing)
+        except OSError as error:
+            tier.probed(writing, error)
+        else:
+            tier.probed(writing, None)
+
+
+def with_changes(tier: Tier, **changes: int | float) -> None:
+    """Change settings of a running tier (`size`, `high`, `low`, `floor`); raises `UserError`."""
+    settings = dataclasses.replace(tier.settings, **changes)  # type: ignore[arg-type]
+    settings.check()
+    tier.settings = settings
+    tier.wake.set()

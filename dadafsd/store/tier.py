@@ -1,0 +1,411 @@
+"""One directory of fragments: look up, insert, evict, and never an exception for a disk that fails.
+
+Thread-safe: `_lock` guards the index, the counts and what is in use; it is held for microseconds and never across a
+system call. Two threads that insert, remove or evict the same record at once may leave the index and the disk of two
+minds about it; the disk decides, and the next lookup or eviction of that record puts the index right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+
+from dadafsd.store.counts import TierCounts
+from dadafsd.store.files import FAN_OUT, TierFiles
+from dadafsd.store.health import Health, State
+from dadafsd.store.index import FragmentIndex, Victim, stamp
+from dadafsd.store.key_table import Keys
+from dadafsd.store.record import (
+    DATA_OFFSET,
+    HEADER_SIZE,
+    UNIT,
+    DamagedRecord,
+    FragmentKey,
+    Stored,
+    check_header,
+    decode_header,
+    encode_header,
+    file_mark,
+    units,
+)
+from dadafsd.store.ring import Entries
+from dadafsd.store.settings import SYNC_DATA, TierSettings
+from dadafsd.store.throttle import ThrottledLog
+
+log = logging.getLogger("dadafsd.store")
+
+Buffer = bytes | bytearray | memoryview
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
+NO_RECORD = {errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV}  # a link, a directory, a pipe or the like
+FULL_PAUSE = 1.0  # seconds without inserts after the disk was found full
+BATCH = 32  # records evicted under one hold of the lock
+_MOST_CONDEMNED = 65536
+
+
+class Tier:
+    """The tier in `settings.directory`; `pinned(now)` are the file marks that must not be evicted."""
+
+    def __init__(
+        self, settings: TierSettings, files: TierFiles, pinned: Callable[[], Container[int]] = frozenset
+    ) -> None:
+        self.settings = settings
+        self.files = files
+        self.reading = Health()
+        self.writing = Health()
+        self.counts = TierCounts()
+        self.index = FragmentIndex()
+        self.wake = threading.Event()  #: set when there is work for the housekeeper
+        self._pinned = pinned
+        self._lock = threading.Lock()
+        self._in_use: dict[int, int] = {}
+        self._condemned: set[int] = set()  # damaged, and could not be deleted
+        self._incoming = 0  # units of inserts on their way
+        self._full_until = 0.0
+        self._throttled = ThrottledLog(log)
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def state(self) -> State:
+        """The worse of reading and writing."""
+        return max(self.reading.state, self.writing.state)
+
+    @property
+    def used(self) -> int:
+        """Bytes on disk that the index knows of, headers included."""
+        return self.index.units * UNIT
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def lookup(self, key: FragmentKey) -> Stored | None:
+        """The record of `key` with a sound header and its full length, or None; whatever else lies there is deleted."""
+        digest = key.digest
+        if not self._may(self.reading) or digest in self._condemned:
+            self.counts.bypassed += 1
+            return None
+        fd = -1
+        try:
+            fd = self.files.open_record(digest)
+            checksums = check_header(os.pread(fd, HEADER_SIZE, 0), key)
+            if os.fstat(fd).st_size != DATA_OFFSET + key.length:
+                raise DamagedRecord("data cut short")
+        except (OSError, DamagedRecord) as error:
+            if fd >= 0:
+                os.close(fd)
+            self._lookup_failed(digest, error)
+            return None
+        self._went_well(self.reading)
+        with self._lock:
+            self.counts.hits += 1
+            self.counts.hit_bytes += key.length
+            self._in_use[digest] = self._in_use.get(digest, 0) + 1
+            if not self.index.touch(digest):  # not scanned yet
+                self.index.adopt(digest, self._mark(key), units(key.length), stamp(time.time()))
+        return Stored(fd, DATA_OFFSET, key.length, checksums, self.name, digest, self._release)
+
+    def _release(self, digest: int) -> None:
+        with self._lock:
+            left = self._in_use.get(digest, 1) - 1
+            if left:
+                self._in_use[digest] = left
+            else:
+                self._in_use.pop(digest, None)
+
+    def _lookup_failed(self, digest: int, error: OSError | DamagedRecord) -> None:
+        if isinstance(error, DamagedRecord):
+            self.discard(digest, str(error))
+        elif error.errno in (errno.ENOENT, errno.ENOTDIR):
+            with self._lock:
+                self.counts.misses += 1
+                self.index.remove(digest)
+        elif error.errno in NO_RECORD:
+            self.discard(digest, "not a file")
+        else:
+            self._io_error(self.reading, "read", error)
+
+    def damaged(self, key: FragmentKey) -> None:
+        """A reader found a wrong checksum in the data of `key`: delete the record."""
+        self.discard(key.digest, "data damaged")
+
+    def discard(self, digest: int, why: str) -> None:
+        """Delete a record that is not what it should be, and say so."""
+        with self._lock:
+            self.counts.damaged += 1
+        name = f"{digest:016x}"
+        self._throttled.warning(
+            "damaged", f"tier {self.name}: record {name} in {self.files.directory} is dropped: {why}"
+        )
+        self.remove(digest)
+
+    def remove(self, digest: int) -> bool:
+        """Delete a record; whether it was there. One that cannot be deleted is never served again."""
+        try:
+            found = self.files.remove_record(digest)
+        except OSError as error:
+            if len(self._condemned) < _MOST_CONDEMNED:
+                self._condemned.add(digest)
+            else:
+                self.reading.take_down(time.monotonic())
+            self._io_error(self.writing, "delete", error)
+            return False
+        with self._lock:
+            self.index.remove(digest)
+        return found
+
+    # --- writing -----------------------------------------------------------------------------------------------
+
+    def insert(self, key: FragmentKey, data: Buffer, checksums: Sequence[int]) -> bool:
+        """Keep a fragment; False where it was not kept, with the reason counted in `counts.refused`."""
+        if memoryview(data).nbytes != key.length:
+            return self._refuse("malformed")
+        if not self._may(self.writing):
+            return self._refuse("down")
+        if self._full_until and time.monotonic() < self._full_until:
+            return self._refuse("disk full")
+        need = units(key.length)
+        reason = self._make_room(need)
+        if reason:
+            return self._refuse(reason)
+        try:
+            parts = (encode_header(key, checksums), data)
+            self.files.write_record(key.digest, parts, self.settings.sync == SYNC_DATA)
+        except ValueError:
+            return self._refuse("malformed")
+        except OSError as error:
+            return self._insert_failed(error)
+        finally:
+            with self._lock:
+                self._incoming -= need
+        self._inserted(key)
+        return True
+
+    def _inserted(self, key: FragmentKey) -> None:
+        self._went_well(self.writing)
+        with self._lock:
+            self.counts.inserted += 1
+            self.counts.inserted_bytes += key.length
+            self._condemned.discard(key.digest)
+            self.index.insert(key.digest, self._mark(key), units(key.length), stamp(time.time()))
+            above = self.used > self.settings.high * self.settings.size
+        if above:
+            self.wake.set()
+
+    @staticmethod
+    def _mark(key: FragmentKey) -> int:
+        return file_mark(key.export, key.version.identity)
+
+    def _refuse(self, reason: str) -> bool:
+        with self._lock:
+            return self.counts.refuse(reason)
+
+    def _insert_failed(self, error: OSError) -> bool:
+        if error.errno in NO_SPACE:
+            self._full_until = time.monotonic() + FULL_PAUSE
+            self.wake.set()
+            self._throttled.warning(
+                "full", f"tier {self.name}: {self.files.directory} is full, fragments pass through uncached"
+            )
+            return self._refuse("disk full")
+        self._io_error(self.writing, "write", error)
+        return self._refuse("error")
+
+    # --- making room -------------------------------------------------------------------------------------------
+
+    def _make_room(self, need: int) -> str:
+        """Reserve `need` units (then `_incoming` holds them), evicting where it must; else the reason why not."""
+        limit = self.settings.size // UNIT
+        for _ in range(4):
+            spare = self._spare()
+            with self._lock:
+                excess = self.index.units + self._incoming + need - limit
+                lacking = need + self._incoming - spare
+                if excess <= 0 and lacking <= 0:
+                    self._incoming += need
+                    return ""
+            if not self.evict(max(excess, min(lacking, 8 * need))):
+                break
+        return "pinned" if excess > 0 else "floor"
+
+    def _spare(self) -> int:
+        """Units that the file system has free above the floor."""
+        try:
+            return (self.files.free() - self.settings.floor) // UNIT
+        except OSError:
+            return self.settings.size // UNIT  # writing will tell
+
+    def evict_to_floor(self) -> None:
+        """Evict what the file system's free space falls short of the floor, and a little more where it is full."""
+        lacking = -self._spare()
+        if self._full_until:
+            lacking = max(lacking, int((self.settings.high - self.settings.low) * self.settings.size) // UNIT)
+            self._full_until = 0.0
+        if lacking > 0:
+            self.evict(lacking)
+
+    def evict(self, wanted: int) -> int:
+        """Evict at least `wanted` units where possible; the units evicted."""
+        done = 0
+        pinned = self._pinned()
+        while done < wanted:
+            with self._lock:
+                victims = self._victims(wanted - done, pinned)
+            if not victims:
+                break
+            done += sum(victim.units for victim in victims)
+            for victim in victims:
+                self._delete(victim)
+        return done
+
+    def _victims(self, wanted: int, pinned: Container[int]) -> list[Victim]:
+        victims: list[Victim] = []
+        in_use = self._in_use
+        while wanted > 0 and len(victims) < BATCH:
+            victim = self.index.evict(lambda key, file: key in in_use or file in pinned)
+            if victim is None:
+                break
+            victims.append(victim)
+            wanted -= victim.units
+            self.counts.evicted += 1
+            self.counts.evicted_bytes += victim.units * UNIT
+            self.counts.evicted_unread += not victim.read
+        return victims
+
+    def _delete(self, victim: Victim) -> None:
+        try:
+            self.files.remove_record(victim.key)
+        except OSError as error:
+            self._io_error(self.writing, "delete", error)
+
+    # --- a file, or everything ---------------------------------------------------------------------------------
+
+    def held(self, mark: int) -> int:
+        """Bytes on disk of the fragments of a file mark that the index knows of."""
+        with self._lock:
+            return self.index.of_file(mark)[1] * UNIT
+
+    def drop_file(self, mark: int) -> int:
+        """Delete all fragments of a file mark that the index knows of; how many there were."""
+        with self._lock:
+            digests, _ = self.index.of_file(mark)
+        return self._drop(digests)
+
+    def drop_all(self) -> int:
+        """Delete every record, known or not; how many there were."""
+        return sum(self._drop(self.files.records(part)) for part in range(FAN_OUT))
+
+    def drop_export(self, export: str) -> int:
+        """Delete every record of an export, which takes reading all headers; how many there were."""
+        return sum(self._drop(self._of_export(export, part)) for part in range(FAN_OUT))
+
+    def _of_export(self, export: str, part: int) -> list[int]:
+        return [key.digest for key in self.keys(part) if key.export == export]
+
+    def keys(self, part: int) -> Iterator[FragmentKey]:
+        """The keys of all records with a sound header in one of the FAN_OUT directories."""
+        for digest in self.files.records(part):
+            with contextlib.suppress(OSError, DamagedRecord):
+                yield decode_header(self.files.read_header(digest)[0])[0]
+
+    def _drop(self, digests: Iterable[int]) -> int:
+        dropped = sum(self.remove(digest) for digest in digests)
+        with self._lock:
+            self.counts.removed += dropped
+        return dropped
+
+    # --- the index, for the housekeeper -------------------------------------------------------------------------
+
+    def adopt(self, digest: int, mark: int, size: int, when: int) -> None:
+        """A record of `size` units was found on disk."""
+        with self._lock:
+            self.index.adopt(digest, mark, size, when)
+
+    def forget(self, digest: int) -> None:
+        """A record was found missing."""
+        with self._lock:
+            self.index.remove(digest)
+
+    def forget_all(self) -> None:
+        """The directory is empty or another one."""
+        with self._lock:
+            self.index.clear()
+            self._condemned.clear()
+
+    def sorted_keys(self) -> Keys:
+        """Digests of all records that the index knows of, ascending."""
+        with self._lock:
+            return self.index.sorted_keys()
+
+    def queues(self) -> tuple[Entries, Entries]:
+        """Copies of the queues, for a snapshot."""
+        with self._lock:
+            return self.index.state()
+
+    def order_by_age(self) -> None:
+        """Put what was adopted in the order in which it was written."""
+        with self._lock:
+            self.index.order_by_age(stamp(time.time()))
+
+    # --- faults ------------------------------------------------------------------------------------------------
+
+    def _may(self, health: Health) -> bool:
+        return health.state is State.NORMAL or health.allowed(time.monotonic())
+
+    def _went_well(self, health: Health) -> None:
+        if health.state is not State.NORMAL:
+            before = health.state
+            with self._lock:
+                health.succeeded()
+            if health.state is not before:
+                self._report(health)
+
+    def _io_error(self, health: Health, doing: str, error: OSError) -> None:
+        """Count an error of the disk and judge the tier by it; a lack of descriptors is not the disk's fault."""
+        self._throttled.warning(
+            f"{doing} {error.errno}",
+            f"tier {self.name}: cannot {doing} in {self.files.directory}: {error.strerror or error}",
+        )
+        if error.errno in NO_DESCRIPTORS:
+            return
+        now = time.monotonic()
+        with self._lock:
+            self.counts.errors += 1
+            before = health.state
+            health.failed(now)
+            if error.errno == errno.EROFS:
+                health.take_down(now)
+        if health.state is not before:
+            self._report(health)
+
+    def lost(self) -> None:
+        """The directory is gone (deleted by hand, unmounted): pass through until it is back."""
+        now = time.monotonic()
+        self._throttled.warning(
+            "lost", f"tier {self.name}: {self.files.directory} is gone, fragments pass through uncached"
+        )
+        with self._lock:
+            self.reading.take_down(now)
+            self.writing.take_down(now)
+
+    def probed(self, writing: bool, error: OSError | None) -> None:
+        """The housekeeper tried the disk."""
+        health = self.writing if writing else self.reading
+        before = health.state
+        with self._lock:
+            if error is None:
+                health.succeeded()
+            else:
+                health.failed(time.monotonic())
+        if health.state is not before:
+            self._report(health)
+
+    def _report(self, health: Health) -> None:
+        what = "reading" if health is self.reading else "writing"
+        log.info("tier %s: %s is %s", self.name, what, health.state.name.lower())
