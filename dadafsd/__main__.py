@@ -1,0 +1,5 @@
+"""`python -m dadafsd`."""
+
+from dadafsd.cli import main
+
+main()

@@ -1,0 +1,197 @@
+"""One export: everything that touches the exported tree, and nothing that writes to it.
+
+Every function here blocks and runs in a thread of `dadafsd.origin_pool`. Paths are bytes below the export's
+root and were checked by `dadafs.wire.paths`; `dadafsd.confine` keeps them inside. Only regular files are
+opened for reading: a FIFO or a device is known by its attributes alone, because opening one has effects of
+its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from pathlib import Path
+
+from dadafs.wire.messages import Attr, Item, StatfsReply
+from dadafsd.confine import Descriptor, open_beneath
+
+#: All extended attributes of one object together, in bytes; more than this is not carried.
+XATTR_LIMIT = 256 * 1024
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+_REMOTE = {
+    0x6969: "nfs",
+    0xFF534D42: "cifs",
+    0xFE534D42: "smb2",
+    0x65735546: "fuse",
+    0x0BD00BD0: "lustre",
+    0x19830326: "beegfs",
+    0x00C36400: "ceph",
+    0x01021997: "9p",
+    0x47504653: "gpfs",
+    0x5346414F: "afs",
+}
+
+
+def attributes(found: os.stat_result) -> Attr:
+    """The wire's form of a stat result."""
+    return Attr(
+        found.st_dev,
+        found.st_ino,
+        found.st_mode,
+        found.st_nlink,
+        found.st_uid,
+        found.st_gid,
+        found.st_rdev,
+        found.st_size,
+        found.st_blocks,
+        found.st_blksize,
+        found.st_atime_ns,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
+    )
+
+
+def fstat(held: Descriptor) -> Attr:
+    """The attributes of an open file as they are now."""
+    return attributes(os.fstat(held.fd))
+
+
+class Export:
+    """A directory served under a name. Raises `OSError` from every method, with the origin's errno."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self.directory = directory
+        self._root = _open_root(directory)
+        self.remote = _remote_type(self._root.fd)
+
+    def reopen(self) -> None:
+        """Take the directory that is now at the configured path (after a remount)."""
+        self._root = _open_root(self.directory)
+        self.remote = _remote_type(self._root.fd)
+
+    def lstat(self, path: bytes) -> tuple[Attr, bytes | None]:
+        """Attributes of `path` itself, and the text of a symbolic link."""
+        held = self._locate(path)
+        found = attributes(os.fstat(held.fd))
+        target = os.readlink(b"", dir_fd=held.fd) if stat.S_ISLNK(found.mode) else None
+        return found, target
+
+    def open_file(self, path: bytes) -> tuple[Descriptor, Attr]:
+        """A regular file, open for reading; `EISDIR`, `ELOOP` (link) or `ENXIO` when it is none."""
+        held = self._locate(path)
+        mode = os.fstat(held.fd).st_mode
+        if not stat.S_ISREG(mode):
+            code = errno.EISDIR if stat.S_ISDIR(mode) else errno.ELOOP if stat.S_ISLNK(mode) else errno.ENXIO
+            raise OSError(code, os.strerror(code))
+        # The very object that was looked at is opened, not the name again: nothing can slip in between.
+        opened = Descriptor(_open_quietly(f"/proc/self/fd/{held.fd}", _READ & ~os.O_NOFOLLOW))
+        return opened, fstat(opened)
+
+    def list_directory(self, path: bytes) -> tuple[Attr, list[Item]]:
+        """A directory's attributes and all its names with theirs, as far as they still exist."""
+        held = self._open_directory(path)
+        before = fstat(held)
+        items = []
+        with os.scandir(held.fd) as entries:
+            for entry in entries:
+                try:
+                    found = attributes(entry.stat(follow_symlinks=False))
+                    target = os.readlink(entry.name, dir_fd=held.fd) if stat.S_ISLNK(found.mode) else None
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    if error.errno != errno.EINVAL:  # EINVAL: a link was replaced by something else
+                        raise
+                    continue
+                items.append(Item(os.fsencode(entry.name), found, None if target is None else os.fsencode(target)))
+        return before, items
+
+    def xattrs(self, path: bytes) -> dict[bytes, bytes]:
+        """The `user.*` attributes and POSIX ACLs of `path`; nothing where the file system knows none."""
+        held = self._locate(path)
+        mode = os.fstat(held.fd).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            return {}
+        return _read_xattrs(f"/proc/self/fd/{held.fd}")
+
+    def statfs(self) -> StatfsReply:
+        """statvfs of the file system that holds the export's root."""
+        found = os.fstatvfs(self._root.fd)
+        return StatfsReply(
+            found.f_bsize,
+            found.f_frsize,
+            found.f_blocks,
+            found.f_bfree,
+            found.f_bavail,
+            found.f_files,
+            found.f_ffree,
+            found.f_favail,
+            found.f_namemax,
+        )
+
+    def locate_directory(self, path: bytes) -> Descriptor:
+        """An `O_PATH` descriptor of a directory, for a watch to be put on it; `ENOTDIR` where it is none."""
+        root = self._root
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+        return Descriptor(open_beneath(root.fd, path, flags))
+
+    def _locate(self, path: bytes) -> Descriptor:
+        root = self._root
+        return Descriptor(open_beneath(root.fd, path, os.O_PATH | os.O_NOFOLLOW))
+
+    def _open_directory(self, path: bytes) -> Descriptor:
+        root = self._root
+        flags = _READ | os.O_DIRECTORY
+        try:
+            return Descriptor(open_beneath(root.fd, path, flags | os.O_NOATIME))
+        except PermissionError:
+            return Descriptor(open_beneath(root.fd, path, flags))
+
+
+def _open_root(directory: Path) -> Descriptor:
+    return Descriptor(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+
+
+def _open_quietly(path: str, flags: int) -> int:
+    """Open without leaving a trace in the access time, where we may (owner or CAP_FOWNER)."""
+    try:
+        return os.open(path, flags | os.O_NOATIME)
+    except PermissionError:
+        return os.open(path, flags)
+
+
+def _read_xattrs(path: str) -> dict[bytes, bytes]:
+    values: dict[bytes, bytes] = {}
+    total = 0
+    try:
+        names = os.listxattr(path)
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return {}
+        raise
+    for name in names:
+        if not name.startswith(("user.", "system.posix_acl_")):
+            continue
+        try:
+            value = os.getxattr(path, name)
+        except OSError as error:
+            if error.errno in (errno.ENODATA, errno.ENOTSUP):  # removed meanwhile
+                continue
+            raise
+        total += len(name) + len(value)
+        if total > XATTR_LIMIT:
+            raise OSError(errno.E2BIG, f"more than {XATTR_LIMIT} bytes of extended attributes")
+        values[os.fsencode(name)] = value
+    return values
+
+
+def _remote_type(fd: int) -> str | None:
+    """The kind of network (or user-space) file system that `fd` lies on; None for a local one."""
+    buffer = (ctypes.c_long * 64)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.fstatfs(fd, buffer) != 0:
+        return None
+    return _REMOTE.get(buffer[0] & 0xFFFFFFFF)

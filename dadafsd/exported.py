@@ -1,0 +1,90 @@
+"""One export with everything that serves it: its threads, its open files, its fragments, its watches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+import trio
+
+from dadafsd.counters import Counters
+from dadafsd.export import Export
+from dadafsd.fragments import Fragments
+from dadafsd.open_files import OpenFiles
+from dadafsd.origin_pool import OriginPool
+from dadafsd.origin_read import Clock, Piece
+from dadafsd.policy.recent import Recent
+from dadafsd.policy.settle import ForeignClock, LocalClock
+from dadafsd.store_access import StoreAccess
+
+#: Data whose version is not proven is kept this long at most, in seconds: enough for readers at the same
+#: moment.
+UNSETTLED_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What the configuration says about one export."""
+
+    slots: int = 16
+    deadline: float = 15.0
+    fragment_size: int = 1 << 20
+    nodes: tuple[IPv4Network | IPv6Network, ...] = ()
+    append_patterns: tuple[str, ...] = ()
+    watch: str = "auto"
+
+
+@dataclass
+class Exported:
+    """The parts of one export, wired together by `assemble`."""
+
+    export: Export
+    options: ExportOptions
+    pool: OriginPool
+    files: OpenFiles
+    fragments: Fragments
+    clock: Clock
+    counters: Counters = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.export.name
+
+    def admits(self, address: str) -> bool:
+        """Whether a node at this address may use the export."""
+        if not self.options.nodes:
+            return True
+        peer = ip_address(address.partition("%")[0])
+        mapped = getattr(peer, "ipv4_mapped", None)
+        return any((mapped or peer) in network for network in self.options.nodes)
+
+
+def assemble(
+    export: Export,
+    options: ExportOptions,
+    memory: Recent[Piece],
+    store: StoreAccess | None,
+    counters: Counters,
+    nursery: trio.Nursery,
+    descriptors: int = 4096,
+) -> Exported:
+    """Everything that serves `export`; its background tasks run in `nursery`."""
+    pool = OriginPool(f"export {export.name}", options.slots, options.deadline)
+    nursery.start_soon(pool.enforce_deadlines)
+    files = OpenFiles(export, pool, descriptors)
+    clock: Clock = ForeignClock() if export.remote else LocalClock()
+    spawn: Callable[..., object] = nursery.start_soon
+    fragments = Fragments(
+        files,
+        pool,
+        memory,
+        store,
+        clock,
+        counters,
+        export=export.name,
+        fragment_size=options.fragment_size,
+        unsettled_seconds=UNSETTLED_SECONDS,
+        spawn=spawn,
+    )
+    return Exported(export, options, pool, files, fragments, clock, counters)

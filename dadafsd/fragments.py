@@ -1,0 +1,245 @@
+"""Fragments of open files, from memory, store or origin, each fetched once however many want it.
+
+A fragment belongs to one version of one file. Around each read of the origin the file is looked at before
+and after; only where both looks give the version asked for are the bytes used, so that no fragment mixes
+two versions. What memory or the store holds for that version is right without asking the origin at all.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from dadafs.wire.messages import BLOCK_SIZE, Attr, Version
+from dadafsd.counters import Counters
+from dadafsd.open_files import OpenFile, OpenFiles
+from dadafsd.origin_pool import OriginPool, Ticket
+from dadafsd.origin_read import Clock, Piece, read_piece
+from dadafsd.policy.admission import Admission, Take
+from dadafsd.policy.recent import Recent
+from dadafsd.sites import Failure, Site
+from dadafsd.store.record import FragmentKey
+from dadafsd.store_access import Record, StoreAccess
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where some blocks, from `first` on, of a fragment are: in `piece` (memory) or `record` (the store)."""
+
+    tier: str
+    settled: bool
+    checksums: list[int]
+    first: int
+    piece: Piece | None = None
+    record: Record | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """`count` blocks from `first` on of a fragment of `length` bytes that begins at `offset` of its file."""
+
+    key: FragmentKey
+    offset: int
+    length: int
+    first: int
+    count: int
+    prefetch: bool
+    verify: bool
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Where the blocks lie in the fragment: offset and length in bytes."""
+        start = self.first * BLOCK_SIZE
+        return start, min(self.count * BLOCK_SIZE, self.length - start)
+
+
+class _Flight:
+    """A fetch under way; whoever else wants the same waits for it."""
+
+    __slots__ = ("done", "error", "result", "ticket")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.ticket = Ticket()
+        self.result: Found | Attr | None = None
+        self.error: OSError | None = None
+
+
+class Fragments:
+    """The fragments of one export. `memory` is shared by all exports of the head."""
+
+    def __init__(
+        self,
+        files: OpenFiles,
+        pool: OriginPool,
+        memory: Recent[Piece],
+        store: StoreAccess | None,
+        clock: Clock,
+        counters: Counters,
+        *,
+        export: str,
+        fragment_size: int,
+        unsettled_seconds: float,
+        spawn: Callable[..., object],
+    ) -> None:
+        self.export = export
+        self.fragment_size = fragment_size
+        self.admission = Admission()
+        self.memory = memory
+        self._files = files
+        self._pool = pool
+        self._store = store
+        self._clock = clock
+        self._counters = counters
+        self._unsettled_seconds = unsettled_seconds
+        self._spawn = spawn
+        self._flights: dict[object, _Flight] = {}
+
+    def wanted(self, version: Version, index: int, first: int, count: int, *, prefetch: bool, verify: bool) -> Wanted:
+        """The request in bytes. Raises `Failure(EINVAL)` where it lies outside the fragment or the file."""
+        offset = index * self.fragment_size
+        length = min(self.fragment_size, version.size - offset)
+        if index < 0 or first < 0 or count <= 0 or length <= 0 or first * BLOCK_SIZE >= length:
+            raise Failure(errno.EINVAL, Site.REQUEST_INVALID, "blocks outside the file")
+        blocks = -(-length // BLOCK_SIZE)
+        key = FragmentKey(self.export, version, index, self.fragment_size)
+        return Wanted(key, offset, length, first, min(count, blocks - first), prefetch, verify)
+
+    def at_hand(self, want: Wanted) -> Found | None:
+        """What can be answered without waiting: memory, or a record that is open already."""
+        if want.verify:
+            return None
+        piece = self.memory.get(want.key, trio.current_time())
+        if piece is not None:
+            return Found("memory", piece.settled, piece.checksums, 0, piece=piece)
+        record = self._store.hot(want.key) if self._store is not None else None
+        if record is None or not record.resident(*want.span):
+            return None
+        return _in_store(record)
+
+    async def find(self, file: OpenFile, want: Wanted) -> Found | Attr:
+        """The blocks wanted, or the file's attributes where it is in another state than the one asked for.
+
+        Raises `Failure` and other `OSError`.
+        """
+        found = self.at_hand(want)
+        if found is not None:
+            return found
+        if want.key in self._flights:
+            return await self._whole(file, want)
+        record = await self._in_store(want)
+        if record is not None:
+            return record
+        take = self.admission.decide(want.key, want.count, -(-want.length // BLOCK_SIZE), prefetch=want.prefetch)
+        if take is Take.WHOLE:
+            return await self._whole(file, want)
+        part = await self._shared((want.key, want.first, want.count), want, lambda t: self._part(file, want, t))
+        if take is Take.PART_THEN_FILL and isinstance(part, Found):
+            self._spawn(self._fill, file, want)
+        return part
+
+    async def _in_store(self, want: Wanted) -> Found | None:
+        if self._store is None:
+            return None
+        record = await self._store.lookup(want.key, prefetch=want.prefetch, verify=want.verify)
+        if record is None:
+            return None
+        if not await self._store.make_resident(record, *want.span, prefetch=want.prefetch):
+            await self._store.damaged(want.key)
+            return None
+        return _in_store(record)
+
+    async def _whole(self, file: OpenFile, want: Wanted) -> Found | Attr:
+        return await self._shared(want.key, want, lambda ticket: self._fetch(file, want, ticket))
+
+    async def _fill(self, file: OpenFile, want: Wanted) -> None:
+        try:
+            await self._whole(file, Wanted(want.key, want.offset, want.length, 0, 1, True, False))
+        except OSError:
+            self._counters.events["fills_failed"] += 1
+
+    async def _shared(self, key: object, want: Wanted, fetch: Callable[[Ticket], object]) -> Found | Attr:
+        """`fetch`, once for everybody who wants `key` at the moment; a leader that is cancelled hands on."""
+        while True:
+            flight = self._flights.get(key)
+            if flight is None:
+                return await self._lead(key, fetch)
+            self._counters.events["joined_fetches"] += 1
+            if not want.prefetch:
+                self._pool.promote(flight.ticket)
+            await flight.done.wait()
+            if flight.error is not None:
+                raise flight.error
+            if flight.result is not None:
+                return flight.result
+
+    async def _lead(self, key: object, fetch: Callable[[Ticket], object]) -> Found | Attr:
+        flight = self._flights[key] = _Flight()
+        try:
+            flight.result = await fetch(flight.ticket)  # type: ignore[misc]
+        except OSError as error:
+            flight.error = error
+            raise
+        finally:
+            del self._flights[key]
+            flight.done.set()
+        assert flight.result is not None
+        return flight.result
+
+    async def _fetch(self, file: OpenFile, want: Wanted, ticket: Ticket) -> Found | Attr:
+        piece = await self._read(file, want, want.offset, want.length, ticket)
+        if isinstance(piece, Attr):
+            return piece
+        self._keep(want.key, piece)
+        return Found("origin", piece.settled, piece.checksums, 0, piece=piece)
+
+    async def _part(self, file: OpenFile, want: Wanted, ticket: Ticket) -> Found | Attr:
+        start, length = want.span
+        piece = await self._read(file, want, want.offset + start, length, ticket)
+        if isinstance(piece, Attr):
+            return piece
+        self._counters.events["bypassed"] += 1
+        return Found("origin", piece.settled, piece.checksums, want.first, piece=piece)
+
+    async def _read(self, file: OpenFile, want: Wanted, offset: int, length: int, ticket: Ticket) -> Piece | Attr:
+        held = await self._files.descriptor(file, prefetch=want.prefetch)
+        result = await self._pool.run(
+            read_piece,
+            held,
+            want.key.version,
+            offset,
+            length,
+            self._clock,
+            prefetch=want.prefetch,
+            ticket=ticket,
+        )
+        if isinstance(result, Attr):
+            file.attr = result
+        else:
+            self._counters.origin[self.export, "reads"] += 1
+            self._counters.origin[self.export, "bytes"] += length
+        return result
+
+    def keep_small(self, key: FragmentKey, piece: Piece) -> None:
+        """A small file was read whole when it was opened: the next reader finds it in memory."""
+        self._counters.origin[self.export, "reads"] += 1
+        self._counters.origin[self.export, "bytes"] += len(piece.data)
+        expires = float("inf") if piece.settled else trio.current_time() + self._unsettled_seconds
+        self.memory.put(key, piece, len(piece.data), expires)
+
+    def _keep(self, key: FragmentKey, piece: Piece) -> None:
+        if piece.settled:
+            self.memory.put(key, piece, len(piece.data))
+            if self._store is not None:
+                self._store.insert_later(key, piece.data, piece.checksums)
+            return
+        self._counters.events["unsettled"] += 1
+        expires = trio.current_time() + self._unsettled_seconds
+        self.memory.put(key, piece, len(piece.data), expires)
+
+
+def _in_store(record: Record) -> Found:
+    return Found("ssd", True, record.checksums, 0, record=record)

@@ -1,0 +1,188 @@
+"""One head: wires exports, store, sessions and sockets together, and lives until SIGTERM."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import signal
+import time
+from contextlib import ExitStack
+
+import trio
+
+from dadafs.errors import ExitCode, UserError
+from dadafs.quantity import format_size
+from dadafs.wire.channel import ChannelClosed
+from dadafs.wire.frame import FrameError
+from dadafs.wire.server import Doorkeeper, TurnedAway, authenticate
+from dadafsd.config import HeadConfig, authentication, open_exports
+from dadafsd.connections import NodeConnection
+from dadafsd.counters import Counters
+from dadafsd.exported import Exported, assemble
+from dadafsd.notify import Notifier
+from dadafsd.open_files import raise_descriptor_limit
+from dadafsd.origin_read import Piece
+from dadafsd.policy.recent import Recent
+from dadafsd.service import Service
+from dadafsd.sessions import Sessions
+from dadafsd.stack_dump import on_usr1
+from dadafsd.store_access import StoreAccess
+from dadafsd.tiers import open_store
+
+log = logging.getLogger(__name__)
+#: How long a node waits before it reconnects to a head that said goodbye, in seconds.
+GOODBYE_RETRY = 1.0
+#: A control channel that says nothing for so long is cut.
+SILENCE = 120.0
+BACKLOG = 1024
+
+
+class Head:
+    """A running head. `run` returns when it has drained."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        self.config = config
+        self.auth = authentication(config)
+        self.counters = Counters()
+        self.sessions = Sessions()
+        self.service = Service(self.sessions, self.counters)
+        self.memory: Recent[Piece] = Recent(config.memory)
+        self.exports: dict[str, Exported] = {}
+        self.store: StoreAccess | None = None
+        self.started_at = time.time()
+        self.draining = False
+        self.notifier = Notifier()
+        self.door = Doorkeeper()
+        self._connections: set[NodeConnection] = set()
+        self._listeners: list[trio.SocketListener] = []
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises UserError where it cannot start."""
+        descriptors = raise_descriptor_limit()
+        opened = open_exports(self.config)
+        with ExitStack() as stack:
+            store = open_store(self.config, stack)
+            async with trio.open_nursery() as nursery:
+                if store is not None:
+                    self.store = StoreAccess(store, self.counters, queue_limit=self.config.write_queue)
+                    nursery.start_soon(self.store.run)
+                for export, options in opened:
+                    self.exports[export.name] = assemble(
+                        export, options, self.memory, self.store, self.counters, nursery, descriptors // len(opened)
+                    )
+                await self._listen(nursery)
+                nursery.start_soon(self._cut_silent)
+                nursery.start_soon(self.notifier.watchdog)
+                self._say_ready()
+                await self._signals()
+                await self._drain()
+                nursery.cancel_scope.cancel()
+
+    # --- starting -------------------------------------------------------------------------------------------
+
+    async def _listen(self, nursery: trio.Nursery) -> None:
+        host, port = self.config.host, self.config.port
+        try:
+            self._listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+        except OSError as error:
+            in_use = error.errno == errno.EADDRINUSE
+            advice = "another process uses that port" if in_use else error.strerror or str(error)
+            raise UserError(f"Cannot listen on {host}:{port}: {advice}.", ExitCode.FAILED) from None
+        for listener in self._listeners:
+            nursery.start_soon(self._accept, listener, nursery)
+
+    def _say_ready(self) -> None:
+        for exported in self.exports.values():
+            kind = exported.export.remote or "local"
+            log.info("export %s: %s (%s)", exported.name, exported.export.directory, kind)
+        if self.store is None:
+            log.info("no cache directory: fragments are kept in %s of memory only", format_size(self.memory.limit))
+        address = self._listeners[0].socket.getsockname()
+        host = f"[{address[0]}]" if ":" in address[0] else address[0]
+        print(f"ready on {host}:{address[1]}", flush=True)
+        self.notifier.send("READY=1", f"STATUS=Serving {', '.join(sorted(self.exports))} on {host}:{address[1]}")
+
+    # --- connections ----------------------------------------------------------------------------------------
+
+    async def _accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    continue  # the connection was gone before it was accepted
+                self.counters.events["accept_failed"] += 1
+                if self.store is not None:
+                    self.store.forget_hot()
+                await trio.sleep(0.1)
+                continue
+            except trio.ClosedResourceError:
+                return
+            nursery.start_soon(self._serve, stream)
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        try:
+            channel, peer = await authenticate(stream.socket, self.auth, door=self.door)
+        except TurnedAway:
+            return
+        connection = NodeConnection(channel, peer, self.service, self.exports, self.config.name)
+        self._connections.add(connection)
+        try:
+            await connection.serve(draining=lambda: self.draining)
+        except (ChannelClosed, OSError) as error:
+            log.debug("connection of %s ended: %s", peer.node, error)
+        except FrameError as error:
+            log.info("connection of %s (%s) closed: %s", peer.node, peer.address, error)
+        finally:
+            self._connections.discard(connection)
+            channel.close()
+
+    async def _cut_silent(self) -> None:
+        """Nodes that vanished without a word are found by their silence."""
+        while True:
+            await trio.sleep(SILENCE / 8)
+            limit = trio.current_time() - SILENCE
+            for connection in self._connections:
+                session = connection.session
+                if session is not None and connection.is_control and session.last_seen < limit:
+                    connection.channel.close("nothing was heard for too long")
+
+    # --- ending ---------------------------------------------------------------------------------------------
+
+    async def _signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals, on_usr1():
+            async for number in signals:
+                if number != signal.SIGHUP:
+                    log.info("%s: draining", signal.Signals(number).name)
+                    return
+                self.reload()
+
+    def reload(self) -> None:
+        """SIGHUP: read the keys again and take the directories that are now at the exports' paths."""
+        try:
+            self.auth = authentication(self.config)
+            for exported in self.exports.values():
+                exported.export.reopen()
+        except (UserError, OSError) as error:
+            log.error("reload failed, going on as before: %s", error)
+            return
+        log.info("reloaded")
+
+    async def _drain(self) -> None:
+        """Say goodbye, finish what is under way, write what is queued; all within `config.drain` seconds."""
+        self.draining = True
+        self.notifier.send("STOPPING=1", "STATUS=Draining")
+        for listener in self._listeners:
+            await listener.aclose()
+        deadline = self.config.drain if math.isfinite(self.config.drain) else 10.0
+        with trio.move_on_after(deadline):
+            async with trio.open_nursery() as nursery:
+                for connection in list(self._connections):
+                    nursery.start_soon(connection.goodbye, GOODBYE_RETRY)
+            while any(connection.working for connection in self._connections):  # noqa: ASYNC110
+                await trio.sleep(0.02)
+            if self.store is not None:
+                await self.store.flush()
+        for connection in list(self._connections):
+            connection.channel.close("this head stops")

@@ -1,0 +1,65 @@
+"""Reading a piece of a file in exactly one version, or finding that the version is gone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from dadafs.checksum import block_checksums
+from dadafs.wire.messages import Attr, Version
+from dadafsd.confine import Descriptor
+from dadafsd.export import fstat
+from dadafsd.sites import Failure, Site
+
+
+class Clock(Protocol):
+    """Decides whether timestamps prove a version (`dadafsd.policy.settle`)."""
+
+    def settled(self, mtime_ns: int, ctime_ns: int, now_ns: int) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of one version of a file, with one checksum a block."""
+
+    data: bytes
+    checksums: list[int]
+    settled: bool
+
+
+def read_piece(held: Descriptor, version: Version, offset: int, length: int, clock: Clock) -> Piece | Attr:
+    """`length` bytes at `offset` of the file in state `version`; its attributes where that state is gone.
+
+    Blocking. Raises `OSError` of the origin, `Failure(EIO)` where it gives too few bytes although nothing
+    changed.
+    """
+    before = fstat(held)
+    if before.version != version:
+        return before
+    now_ns = time.time_ns()
+    data = _read_fully(held.fd, offset, length)
+    after = fstat(held)
+    if after.version != version:
+        return after
+    if len(data) != length:
+        raise Failure(errno.EIO, Site.ORIGIN_SHORT, f"{len(data)} bytes instead of {length} at {offset}")
+    settled = clock.settled(version.mtime_ns, version.ctime_ns, now_ns)
+    return Piece(data, block_checksums(data), settled)
+
+
+def _read_fully(fd: int, offset: int, length: int) -> bytes:
+    data = os.pread(fd, length, offset)
+    if len(data) == length or not data:
+        return data
+    pieces = [data]
+    have = len(data)
+    while have < length:
+        data = os.pread(fd, length - have, offset + have)
+        if not data:
+            break
+        pieces.append(data)
+        have += len(data)
+    return b"".join(pieces)

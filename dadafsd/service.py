@@ -1,0 +1,279 @@
+"""What each request means: one method a request, on one session. Knows no socket."""
+
+from __future__ import annotations
+
+import errno
+import stat
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+from dadafs.checksum import checksum
+from dadafs.wire.messages import (
+    INLINE_LIMIT,
+    Attr,
+    Changed,
+    Done,
+    Entry,
+    Failed,
+    GiveBack,
+    Keepalive,
+    List,
+    Listing,
+    Message,
+    Open,
+    Opened,
+    Pass,
+    Read,
+    Release,
+    Resolve,
+    Stat,
+    Statfs,
+    Version,
+    Xattrs,
+    XattrsReply,
+)
+from dadafs.wire.paths import BadPath, check
+from dadafsd.confine import Descriptor
+from dadafsd.counters import Counters
+from dadafsd.export import Export, fstat
+from dadafsd.fragments import Found, Wanted
+from dadafsd.open_files import OpenFile
+from dadafsd.origin_read import Clock, Piece, read_piece
+from dadafsd.replies import Reply, blocks_reply
+from dadafsd.sessions import Session, Sessions, Snapshot
+from dadafsd.sites import ErrorLog, Failure, Site, at_site
+from dadafsd.store.record import FragmentKey
+
+#: Blocks that one read may ask for.
+MAX_BLOCKS = 1024
+MAX_RELEASES = 65536
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
+class Service:
+    """Answers requests. Every method may raise `OSError`, which `answer` turns into `Failed`."""
+
+    def __init__(self, sessions: Sessions, counters: Counters) -> None:
+        self.sessions = sessions
+        self.counters = counters
+        self.errors = ErrorLog(time.monotonic)
+        self._methods: dict[type[Message], Callable[[Session, Any], Awaitable[Reply | None]]] = {
+            Stat: self.stat,
+            List: self.list_directory,
+            Open: self.open,
+            Release: self.release,
+            Statfs: self.statfs,
+            Xattrs: self.xattrs,
+            GiveBack: self.give_back,
+            Keepalive: self.keepalive,
+            Resolve: self.resolve,
+            Read: self.read,
+        }
+
+    def open_session(self, session: Session) -> None:
+        """A control channel is attached."""
+        self.sessions.add(session)
+        self.counters.events["sessions_opened"] += 1
+
+    def close_session(self, session: Session) -> None:
+        """A control channel is gone: so are the session's handles and leases."""
+        self.sessions.remove(session)
+        self.counters.events["sessions_closed"] += 1
+
+    def at_hand(self, session: Session, request: Message) -> Reply | None:
+        """The reply to a read that needs no waiting; None where it needs some, or has an error to report."""
+        if type(request) is not Read:
+            return None
+        try:
+            _, want = self._wanted(session, request)
+        except OSError:
+            return None
+        found = session.exported.fragments.at_hand(want)
+        if found is None:
+            return None
+        self.counters.requests[session.exported.name, "Read"] += 1
+        return self._served(session, found, want, request)
+
+    async def answer(self, session: Session, request: Message) -> Reply | None:
+        """The reply to any request; None where it is answered by a push."""
+        exported = session.exported
+        self.counters.requests[exported.name, type(request).__name__] += 1
+        method = self._methods.get(type(request))
+        if method is None:
+            return Reply(Failed(errno.EINVAL, "no such request", Site.REQUEST_INVALID))
+        try:
+            return await method(session, request)
+        except BadPath as error:
+            return Reply(Failed(errno.EINVAL, str(error), Site.REQUEST_INVALID))
+        except OSError as error:
+            return Reply(self._failed(session, request, at_site(error)))
+        except Exception as error:
+            self.errors.failed(Site.INTERNAL, exported.name, _path(session, request), repr(error))
+            return Reply(Failed(errno.EIO, "internal error of the head", Site.INTERNAL))
+
+    def _failed(self, session: Session, request: Message, failure: Failure) -> Failed:
+        code = failure.errno or errno.EIO
+        if code not in (errno.ESTALE, errno.EINVAL) and failure.site is not Site.NONE:
+            self.errors.failed(failure.site, session.exported.name, _path(session, request), failure)
+        return Failed(code, failure.strerror or "", int(failure.site))
+
+    # --- metadata -------------------------------------------------------------------------------------------
+
+    async def stat(self, session: Session, request: Stat) -> Reply:
+        """lstat; what is not there is an answer too."""
+        exported = session.exported
+        path = check(request.path)
+        try:
+            attr, target = await exported.pool.run(exported.export.lstat, path)
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
+            return Reply(Entry(None))
+        return Reply(Entry(attr, target))
+
+    async def list_directory(self, session: Session, request: List) -> Reply:
+        """A page of a directory; the first one takes the snapshot."""
+        exported = session.exported
+        path = check(request.path)
+        if request.listing:
+            snapshot, items, more = session.listing_page(request.listing, request.page)
+            return Reply(Listing(snapshot.attr, items, request.listing, more))
+        snapshot = Snapshot(*await exported.pool.run(exported.export.list_directory, path))
+        items, more = snapshot.page(0)
+        listing = session.keep_listing(snapshot) if more else 0
+        return Reply(Listing(snapshot.attr, items, listing, more))
+
+    async def statfs(self, session: Session, request: Statfs) -> Reply:
+        """statvfs of the export's root."""
+        exported = session.exported
+        return Reply(await exported.pool.run(exported.export.statfs))
+
+    async def xattrs(self, session: Session, request: Xattrs) -> Reply:
+        """User attributes and POSIX ACLs."""
+        exported = session.exported
+        return Reply(XattrsReply(await exported.pool.run(exported.export.xattrs, check(request.path))))
+
+    # --- open files -----------------------------------------------------------------------------------------
+
+    async def open(self, session: Session, request: Open) -> Reply:
+        """Open a regular file; a small one comes whole with the reply."""
+        exported = session.exported
+        path = check(request.path)
+        fragments = exported.fragments
+        size = exported.options.fragment_size
+
+        def key(version: Version) -> FragmentKey:
+            return FragmentKey(exported.name, version, 0, size)
+
+        def in_memory(version: Version) -> bool:
+            return key(version) in fragments.memory
+
+        limit = INLINE_LIMIT if request.want_inline else 0
+        opened, attr, piece = await exported.pool.run(
+            open_and_read, exported.export, path, limit, exported.clock, in_memory
+        )
+        if request.expect is not None and (attr.dev, attr.ino) != tuple(request.expect):
+            raise Failure(errno.ESTALE, Site.HANDLE_OTHER_FILE)
+        if piece is not None:
+            fragments.keep_small(key(attr.version), piece)
+        elif 0 < attr.size <= limit:
+            piece = fragments.memory.get(key(attr.version), trio.current_time())
+        file = exported.files.attach(path, opened, attr)
+        handle = self.sessions.new_handle(session, file)
+        return _opened(handle, attr, piece, exported.clock)
+
+    async def release(self, session: Session, request: Release) -> Reply:
+        """The node is done with these handles."""
+        session.release(request.handles[:MAX_RELEASES])
+        return Reply(Done())
+
+    async def resolve(self, session: Session, request: Resolve) -> Reply:
+        """The version now current of an open file."""
+        exported = session.exported
+        file = session.file(request.handle)
+        held = await exported.files.descriptor(file)
+        file.attr = await exported.pool.run(fstat, held)
+        return Reply(Entry(file.attr))
+
+    async def read(self, session: Session, request: Read) -> Reply:
+        """Blocks of a fragment, or the news that the file has changed."""
+        file, want = self._wanted(session, request)
+        found = await session.exported.fragments.find(file, want)
+        if isinstance(found, Attr):
+            self.counters.events["changed"] += 1
+            return Reply(Changed(found))
+        return self._served(session, found, want, request)
+
+    def _wanted(self, session: Session, request: Read) -> tuple[OpenFile, Wanted]:
+        file = session.file(request.handle)
+        if request.version.identity != file.identity:
+            raise Failure(errno.ESTALE, Site.HANDLE_WRONG_VERSION)
+        if request.count > MAX_BLOCKS or len(request.known) > MAX_BLOCKS:
+            raise Failure(errno.EINVAL, Site.REQUEST_INVALID, "too many blocks")
+        verify = bool(request.known) and not any(request.known)
+        want = session.exported.fragments.wanted(
+            request.version,
+            request.fragment,
+            request.first,
+            request.count,
+            prefetch=request.prefetch,
+            verify=verify,
+        )
+        return file, want
+
+    def _served(self, session: Session, found: Found, want: Wanted, request: Read) -> Reply:
+        reply = blocks_reply(found, want, request.known)
+        self.counters.serve(session.exported.name, session.node, found.tier, reply.size)
+        return reply
+
+    # --- leases ---------------------------------------------------------------------------------------------
+
+    async def give_back(self, session: Session, request: GiveBack) -> Reply:
+        """The node no longer relies on these leases."""
+        return Reply(Done())
+
+    async def keepalive(self, session: Session, request: Keepalive) -> None:
+        """Answered by a `Pass`, after everything known was pushed."""
+        session.report = dict(list(request.report.items())[:256])
+        await session.push(Pass(request.sent_ns))
+
+
+def open_and_read(
+    export: Export, path: bytes, limit: int, clock: Clock, in_memory: Callable[[Version], bool]
+) -> tuple[Descriptor, Attr, Piece | None]:
+    """Open a file and, where it has at most `limit` bytes that memory does not hold, read it in the same call.
+
+    Blocking. `in_memory` is called from this thread and only looks.
+    """
+    opened, attr = export.open_file(path)
+    if not 0 < attr.size <= limit or in_memory(attr.version):
+        return opened, attr, None
+    piece = read_piece(opened, attr.version, 0, attr.size, clock)
+    if isinstance(piece, Attr):
+        return opened, piece, None
+    return opened, attr, piece
+
+
+def _opened(handle: int, attr: Attr, piece: Piece | None, clock: Clock) -> Reply:
+    if piece is not None:
+        sums = checksum(piece.data)
+        message = Opened(handle, attr, False, inline=True, checksum=sums, settled=piece.settled)
+        return Reply(message, [memoryview(piece.data)])
+    settled = clock.settled(attr.mtime_ns, attr.ctime_ns, time.time_ns())
+    return Reply(Opened(handle, attr, False, inline=attr.size == 0, settled=settled))
+
+
+def _path(session: Session, request: Message) -> bytes:
+    path = getattr(request, "path", None)
+    if isinstance(path, bytes):
+        return path
+    file = session.handles.get(getattr(request, "handle", 0))
+    return file.path if file is not None else b""
+
+
+def is_directory(attr: Attr) -> bool:
+    """Whether these are a directory's attributes."""
+    return stat.S_ISDIR(attr.mode)

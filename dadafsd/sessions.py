@@ -1,0 +1,135 @@
+"""Sessions: one a mount, opened by its control channel and over when that is gone; its handles and listings."""
+
+from __future__ import annotations
+
+import errno
+import secrets
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from dadafs.wire.messages import LISTING_PAGE, Attr, Item, Message
+from dadafsd.exported import Exported
+from dadafsd.open_files import OpenFile
+from dadafsd.sites import Failure, Site
+
+#: Handles one session may hold.
+MAX_HANDLES = 65536
+#: Directory snapshots one session may be paging through at a time.
+MAX_LISTINGS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A directory as it was when its first page was asked for."""
+
+    attr: Attr
+    items: list[Item]
+
+    def page(self, number: int) -> tuple[list[Item], bool]:
+        """The items of one page, and whether more follow."""
+        start = number * LISTING_PAGE
+        return self.items[start : start + LISTING_PAGE], start + LISTING_PAGE < len(self.items)
+
+
+@dataclass(eq=False)
+class Session:
+    """One mount's session with this head."""
+
+    id: int
+    node: str
+    key_id: str
+    exported: Exported
+    freshness: float
+    lease: float
+    push: Callable[[Message], Awaitable[None]]
+    peer: str = ""
+    opened_at: float = 0.0
+    last_seen: float = 0.0
+    report: dict[str, int | float | str] = field(default_factory=dict)
+    handles: dict[int, OpenFile] = field(default_factory=dict)
+    _listings: OrderedDict[int, Snapshot] = field(default_factory=OrderedDict)
+    _next_listing: int = 0
+
+    def file(self, handle: int) -> OpenFile:
+        """The open file of `handle`; `Failure(ESTALE)` where there is none (the node opens it again)."""
+        try:
+            return self.handles[handle]
+        except KeyError:
+            raise Failure(errno.ESTALE, Site.HANDLE_UNKNOWN) from None
+
+    def release(self, handles: list[int]) -> None:
+        """The node uses these no more; unknown ones are ignored (they died with an earlier session)."""
+        for handle in handles:
+            file = self.handles.pop(handle, None)
+            if file is not None:
+                self.exported.files.detach(file)
+
+    def keep_listing(self, snapshot: Snapshot) -> int:
+        """Number a snapshot that has more pages; the oldest kept one goes when there are too many."""
+        self._next_listing += 1
+        self._listings[self._next_listing] = snapshot
+        if len(self._listings) > MAX_LISTINGS:
+            self._listings.popitem(last=False)
+        return self._next_listing
+
+    def listing_page(self, listing: int, page: int) -> tuple[Snapshot, list[Item], bool]:
+        """A later page; the snapshot is forgotten with its last one. `Failure(ESTALE)` where it is gone."""
+        snapshot = self._listings.get(listing)
+        if snapshot is None or page <= 0:
+            raise Failure(errno.ESTALE, Site.LISTING_EXPIRED)
+        items, more = snapshot.page(page)
+        if not more:
+            del self._listings[listing]
+        return snapshot, items, more
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.release(list(self.handles))
+        self._listings.clear()
+
+
+class Sessions:
+    """All sessions of the head, by id."""
+
+    def __init__(self) -> None:
+        self.boot = secrets.randbits(62) | 1
+        self._sessions: dict[int, Session] = {}
+        self._next_handle = 0
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def all(self) -> list[Session]:
+        """Every open session."""
+        return list(self._sessions.values())
+
+    def get(self, session_id: int) -> Session | None:
+        """The session of that id."""
+        return self._sessions.get(session_id)
+
+    def add(self, session: Session) -> None:
+        """A control channel opened `session`."""
+        self._sessions[session.id] = session
+
+    def remove(self, session: Session) -> None:
+        """Its control channel is gone."""
+        self._sessions.pop(session.id, None)
+        session.close()
+
+    def new_id(self) -> int:
+        """An id that nobody can guess."""
+        return secrets.randbits(62) | 1
+
+    def new_handle(self, session: Session, file: OpenFile) -> int:
+        """A handle on `file` for `session`. `Failure(EMFILE)` where it holds too many.
+
+        Handles of two starts of the head never coincide.
+        """
+        if len(session.handles) >= MAX_HANDLES:
+            session.exported.files.detach(file)
+            raise Failure(errno.EMFILE, Site.REQUEST_INVALID, f"more than {MAX_HANDLES} open files")
+        self._next_handle += 1
+        handle = (self.boot & 0x7FFFFFFF) << 32 | (self._next_handle & 0xFFFFFFFF)
+        session.handles[handle] = file
+        return handle

@@ -1,0 +1,187 @@
+"""The fragment store as the loop sees it: lookups with a deadline, records kept open, writes behind.
+
+The store can only help: a lookup that fails or takes too long is a miss, a write that finds the queue full is
+dropped and counted, and no reader ever waits for the disk to take something.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict, deque
+
+import trio
+
+from dadafs.checksum import damaged_blocks
+from dadafsd.counters import Counters
+from dadafsd.origin_pool import OriginPool
+from dadafsd.store.record import FragmentKey, Stored
+from dadafsd.store.store import FragmentStore
+
+log = logging.getLogger(__name__)
+#: Records kept open after they were used, so that the next node's read needs no thread.
+HOT_RECORDS = 256
+#: A hot record is closed after this many seconds without use.
+HOT_SECONDS = 10.0
+#: One look a block is enough: the kernel reads ahead by more.
+RESIDENT_STEP = 64 * 1024
+
+
+class Record:
+    """A stored fragment with an open descriptor, closed when the last reference goes."""
+
+    __slots__ = ("checksums", "fd", "length", "offset", "stored", "used")
+
+    def __init__(self, stored: Stored, now: float) -> None:
+        self.stored = stored
+        self.fd = stored.fd
+        self.offset = stored.offset
+        self.length = stored.length
+        self.checksums = list(stored.checksums)
+        self.used = now
+
+    def __del__(self) -> None:
+        self.stored.close()
+
+    def resident(self, offset: int, length: int) -> bool:
+        """Whether bytes from `offset` of the data on are in the page cache: a look at both ends, never waiting."""
+        ends = (self.offset + offset, self.offset + offset + length - 1)
+        try:
+            return all(os.preadv(self.fd, [bytearray(1)], end, os.RWF_NOWAIT) == 1 for end in ends)
+        except OSError:  # EAGAIN: not there; EOPNOTSUPP: this file system cannot say
+            return False
+
+    def make_resident(self, offset: int, length: int) -> None:
+        """Bring these bytes into the page cache (blocking, for a thread). Raises `OSError`, `EOFError`."""
+        start = self.offset + offset
+        os.posix_fadvise(self.fd, start, length, os.POSIX_FADV_WILLNEED)
+        for position in (*range(start, start + length, RESIDENT_STEP), start + length - 1):
+            if not os.pread(self.fd, 1, position):
+                raise EOFError(f"the record ends before byte {position}")
+
+
+class StoreAccess:
+    """One head's view of its store."""
+
+    def __init__(self, store: FragmentStore, counters: Counters, *, queue_limit: int, deadline: float = 5.0) -> None:
+        self.store = store
+        self.queue_limit = queue_limit
+        self.queued = 0
+        self._counters = counters
+        self._pool = OriginPool("the cache directory", slots=4, deadline=deadline)
+        self._writers = OriginPool("the cache directory (writes)", slots=2, deadline=60.0)
+        self._hot: OrderedDict[FragmentKey, Record] = OrderedDict()
+        self._waiting: deque[tuple[FragmentKey, bytes, list[int]]] = deque()
+        self._wake = trio.Event()
+
+    def hot(self, key: FragmentKey) -> Record | None:
+        """A record that is open already."""
+        record = self._hot.get(key)
+        if record is not None:
+            record.used = trio.current_time()
+            self._hot.move_to_end(key)
+        return record
+
+    async def lookup(self, key: FragmentKey, *, prefetch: bool, verify: bool) -> Record | None:
+        """The record of `key`, with its data verified where asked for; None where the store cannot help."""
+        record = self.hot(key)
+        try:
+            if record is None:
+                stored = await self._pool.run(self._look, key, prefetch=prefetch)
+                if stored is None:
+                    return None
+                record = stored
+                self._keep(key, record)
+            if verify and not await self._pool.run(_intact, record):
+                await self.damaged(key)
+                return None
+        except OSError as error:
+            self._counters.events["store_errors"] += 1
+            log.debug("the store failed for %s: %s", key, error)
+            return None
+        return record
+
+    async def make_resident(self, record: Record, offset: int, length: int, *, prefetch: bool) -> bool:
+        """Bring a part of a record into the page cache; False where the disk cannot."""
+        if record.resident(offset, length):
+            return True
+        try:
+            await self._pool.run(record.make_resident, offset, length, prefetch=prefetch)
+        except (OSError, EOFError) as error:
+            self._counters.events["store_errors"] += 1
+            log.debug("a record could not be read: %s", error)
+            return False
+        return True
+
+    async def damaged(self, key: FragmentKey) -> None:
+        """A checksum of this record failed: forget it everywhere."""
+        self._counters.events["store_damaged"] += 1
+        self._hot.pop(key, None)
+        await self._pool.run(self.store.damaged, key)
+
+    def insert_later(self, key: FragmentKey, data: bytes, checksums: list[int]) -> None:
+        """Queue a fragment to be written; dropped and counted where the queue is full."""
+        if self.queued + len(data) > self.queue_limit:
+            self._counters.events["store_writes_dropped"] += 1
+            return
+        self.queued += len(data)
+        self._waiting.append((key, data, checksums))
+        self._wake.set()
+
+    def forget_hot(self) -> None:
+        """Close every record that is kept open without being sent right now."""
+        self._hot.clear()
+
+    async def run(self) -> None:
+        """The tasks of this object; never returns."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._pool.enforce_deadlines)
+            nursery.start_soon(self._writers.enforce_deadlines)
+            nursery.start_soon(self._close_idle)
+            for _ in range(2):
+                nursery.start_soon(self._write)
+
+    async def flush(self) -> None:
+        """Wait until everything queued was written or dropped."""
+        while self.queued:  # noqa: ASYNC110  (only at the end of the process)
+            await trio.sleep(0.01)
+
+    def _look(self, key: FragmentKey) -> Record | None:
+        stored = self.store.lookup(key)
+        return None if stored is None else Record(stored, 0.0)
+
+    def _keep(self, key: FragmentKey, record: Record) -> None:
+        record.used = trio.current_time()
+        self._hot[key] = record
+        while len(self._hot) > HOT_RECORDS:
+            self._hot.popitem(last=False)
+
+    async def _close_idle(self) -> None:
+        while True:
+            await trio.sleep(HOT_SECONDS / 4)
+            limit = trio.current_time() - HOT_SECONDS
+            while self._hot:
+                key, record = next(iter(self._hot.items()))
+                if record.used > limit:
+                    break
+                del self._hot[key], record
+
+    async def _write(self) -> None:
+        while True:
+            while not self._waiting:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            key, data, checksums = self._waiting.popleft()
+            try:
+                kept = await self._writers.run(self.store.insert, key, data, checksums)
+                self._counters.events["store_writes" if kept else "store_writes_refused"] += 1
+            except OSError as error:
+                self._counters.events["store_errors"] += 1
+                log.debug("not kept on disk: %s", error)
+            finally:
+                self.queued -= len(data)
+
+
+def _intact(record: Record) -> bool:
+    data = os.pread(record.fd, record.length, record.offset)
+    return len(data) == record.length and not damaged_blocks(data, record.checksums)
