@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from dadafs.policy.s3fifo import S3Fifo
 
+EVENTS = st.sampled_from(["insert", "hit", "remove", "evict", "pin", "unpin"])
+
 
 def shrink(policy: S3Fifo[int], budget: int) -> list[int]:
     """Evict until `policy` weighs at most `budget`; what went."""

@@ -292,7 +292,7 @@ class Channel:
         except FrameError as error:
             self.close(str(error))
             raise
-        except (msgspec.DecodeError, RecursionError) as error:
+        except msgspec.DecodeError as error:
             self.close(f"not a message of this protocol: {error}")
             raise FrameError(self._closed) from None
         raw = bytes(metadata) if self._handshake else b""

@@ -63,7 +63,7 @@ def load_key_file(path: str | os.PathLike[str]) -> KeyRing:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise UserError(f"Cannot read the key file {path}: {error.strerror}.", ExitCode.USAGE) from None
-    with os.fdopen(fd, "rb") as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"The key file {path} is not a regular file.", ExitCode.USAGE)
@@ -71,7 +71,9 @@ def load_key_file(path: str | os.PathLike[str]) -> KeyRing:
             raise UserError(
                 f"The key file {path} can be read by others; protect it with: chmod 600 {path}", ExitCode.USAGE
             )
-        data = file.read(MAX_FILE + 1)
+        data = os.read(fd, MAX_FILE + 1)
+    finally:
+        os.close(fd)
     try:
         return parse_keys(data)
     except ValueError as error:

@@ -401,8 +401,10 @@ def encode(message: Message) -> bytes:
 def decode(data: bytes | memoryview, *, handshake: bool = False) -> Message:
     """The message in `data`; only handshake messages are accepted where `handshake` is set.
 
-    Raises `msgspec.ValidationError` or `msgspec.DecodeError` for anything that is not exactly a known
-    message.
+    Raises `msgspec.DecodeError` (of which ValidationError is one) for anything that is not exactly a known message.
     """
-    message: Message = _handshake_decoder.decode(data) if handshake else _decoder.decode(data)
+    try:
+        message: Message = _handshake_decoder.decode(data) if handshake else _decoder.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(f"malformed message: {error}") from None
     return message
