@@ -6,15 +6,6 @@ from dataclasses import asdict, dataclass, field
 
 
 @dataclass(slots=True)
-class TierCounters:
-    """One cache tier: requests answered by it and bytes served."""
-
-    hits: int = 0
-    misses: int = 0
-    bytes: int = 0
-
-
-@dataclass(slots=True)
 class Counters:
     """Everything this node counts. Increment the attributes directly; `snapshot` is for readers."""
 
@@ -59,6 +50,36 @@ class Counters:
         """Count one EIO at a numbered site."""
         self.eio_sites[site] = self.eio_sites.get(site, 0) + 1
 
+    def fetched(self, tier: str) -> None:
+        """Count one reply with blocks by the head's tier that they came from."""
+        if tier == "memory":
+            self.fetched_memory += 1
+        elif tier == "ssd":
+            self.fetched_ssd += 1
+        else:
+            self.fetched_origin += 1
+
+    def report(self) -> dict[str, int | float | str]:
+        """What the head is told of this node with every keepalive."""
+        return {name: getattr(self, name) for name in REPORTED}
+
     def snapshot(self) -> dict[str, int | dict[str, int]]:
         """All counters by name."""
         return asdict(self)
+
+
+#: The counters that travel to the head.
+REPORTED = (
+    "hit",
+    "miss",
+    "bypass",
+    "late",
+    "wasted",
+    "hit_bytes",
+    "miss_bytes",
+    "bypass_bytes",
+    "prefetched",
+    "wire_bytes",
+    "checksum_errors",
+    "failed_requests",
+)

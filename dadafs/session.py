@@ -1,50 +1,79 @@
-"""One session with the head: channels, reconnection, retry until a deadline, keepalives and pushes.
+"""One session with the head: what to ask it, with retry until a deadline; pushes and the leases they bear on.
 
     session = Session(options, counters)
     await session.start(nursery)           # raises UserError where a person must act
     ...
     await session.stop()
 
-One control channel carries all metadata, keepalives and pushes in order; reads are spread over the data channels. A
-request that loses its connection is sent again on the next one (every request is idempotent) until `retry` seconds
-have gone, then it fails with `OSError(EIO)`. All times are trio's clock (`trio.current_time()`), never wall clock.
+One control channel carries all metadata, keepalives and pushes in order; reads are spread over the data
+channels. A request that loses its connection is sent again on the next one (every request is idempotent)
+until `retry` seconds have gone, then it fails with `OSError(EIO)`. All times are trio's clock
+(`trio.current_time()`), never wall clock.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import lz4.block
 import trio
 
+from dadafs.checksum import checksum
 from dadafs.counters import Counters
-from dadafs.policy.lease import LeaseClock
+from dadafs.links import Address, Events, Links, Slot
+from dadafs.policy.lease import NEVER, LeaseClock
+from dadafs.policy.overtaken import Overtaken
+from dadafs.policy.retry import Circuit
+from dadafs.wire.auth import ClientAuth
+from dadafs.wire.channel import ChannelClosed
+from dadafs.wire.client import RequestChannel
+from dadafs.wire.keys import load_key_file
 from dadafs.wire.messages import (
+    INLINE_LIMIT,
     Attr,
     Blocks,
     Changed,
     Changes,
+    Encoding,
     Entry,
+    Failed,
     Item,
     LeasesLost,
+    List,
+    Listing,
+    Message,
+    Open,
     Opened,
+    Pass,
     Read,
+    Release,
+    Resolve,
+    Stat,
+    Statfs,
     StatfsReply,
     Welcome,
+    Xattrs,
+    XattrsReply,
 )
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+#: A listing that expires while its pages are fetched is begun again so many times.
+LISTING_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
-    """What the head said; a belief made of it is valid while `leases.live(asked_at, generation, leased, now)`.
+    """What the head said; believe it while `leases.live(asked_at, generation, leased, now)`.
 
-    `asked_at` is `dadafs.policy.lease.NEVER` where a push about the same path overtook the reply: use the value for
-    the call that asked, believe it no longer than that (and do not replace a newer belief with it).
+    `asked_at` is `dadafs.policy.lease.NEVER` where a push about the same path overtook the reply: use the
+    value for the call that asked, believe it no longer than that (and do not replace a newer belief with it).
     """
 
     value: T
@@ -54,7 +83,7 @@ class Answer(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A whole directory, one snapshot."""
+    """A whole directory, one snapshot; `items` stay empty where the pages were handed over as they came."""
 
     attr: Attr
     items: list[Item]
@@ -63,7 +92,11 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """Where the head is and how patient the node is; times in seconds."""
+    """Where the head is and how patient the node is; times in seconds.
+
+    `auth` is how to authenticate; without it, with the keys in `key_file`, or not at all. The key file is
+    read again for every connection, so that keys can be rotated under a living mount.
+    """
 
     host: str
     port: int
@@ -76,28 +109,69 @@ class SessionOptions:
     hard: bool = False
     stale_if_offline: bool = False
     data_channels: int = 3
+    auth: ClientAuth | None = None
+
+
+class HeadError(OSError):
+    """The head answered `Failed`: `site` is its numbered error site (0: an ordinary answer such as ENOENT)."""
+
+    site: int = 0
+
+
+class SessionLost(Exception):
+    """The session that a handle belonged to is over; the file has to be opened again."""
 
 
 class Session:
     """The node's side of one session. Created once per mount, lives through any number of connections."""
 
-    welcome: Welcome
-    generation: int
-    leases: LeaseClock
-
     def __init__(self, options: SessionOptions, counters: Counters) -> None:
-        raise NotImplementedError
+        self.options = options
+        self.counters = counters
+        self.leases = LeaseClock(options.freshness, stale_if_offline=options.stale_if_offline)
+        self.circuit = Circuit(options.retry, hard=options.hard)
+        address = Address(options.host, options.port, options.export, options.node, options.freshness, options.lease)
+        self._links = Links(
+            address,
+            self._credentials,
+            self.circuit,
+            Events(self._up, self._down, self._pushed, counters.report),
+            counters,
+            data_channels=options.data_channels,
+            keepalive_interval=self.leases.keepalive_interval(),
+        )
+        self._overtaken = Overtaken()
+        self._welcome: Welcome | None = None
+        self._on_changes: list[Callable[[Changes | LeasesLost], None]] = []
+        self._on_connection: list[Callable[[bool], None]] = []
+
+    # --- life
+    # ------------------------------------------------------------------------------------------------------
 
     async def start(self, nursery: trio.Nursery) -> Welcome:
         """Connect for the first time, then keep the connection in a background task of `nursery`.
 
         Raises `UserError` (UNREACHABLE, REFUSED, USAGE) where the first connection fails.
         """
-        raise NotImplementedError
+        await self._links.start(nursery)
+        return self.welcome
 
     async def stop(self) -> None:
         """Close the session; requests still waiting fail with EIO."""
-        raise NotImplementedError
+        self._links.stop()
+        await trio.lowlevel.checkpoint()
+
+    @property
+    def welcome(self) -> Welcome:
+        """What the head said when the present session, or the last one, began."""
+        if self._welcome is None:
+            raise RuntimeError("the session was never started")
+        return self._welcome
+
+    @property
+    def generation(self) -> int:
+        """Grows with each new session; handles and leases of earlier ones are void."""
+        return self._links.generation
 
     def now(self) -> float:
         """The clock that `asked_at` belongs to."""
@@ -106,46 +180,339 @@ class Session:
     @property
     def connected(self) -> bool:
         """Whether the control channel stands."""
-        raise NotImplementedError
+        return self._links.control is not None
+
+    def deadline(self) -> float:
+        """When a request that begins now gives up."""
+        return self.circuit.deadline(trio.current_time())
 
     def on_changes(self, callback: Callable[[Changes | LeasesLost], None]) -> None:
-        """Call `callback` (plain function, must not raise) for every push, in order, before later replies are seen."""
-        raise NotImplementedError
+        """Call `callback` (plain function, must not raise) for every push, in order, before later replies are
+        seen.
+        """
+        self._on_changes.append(callback)
 
     def on_connection(self, callback: Callable[[bool], None]) -> None:
         """Call `callback(connected)` when the connection is lost or stands again."""
-        raise NotImplementedError
+        self._on_connection.append(callback)
+
+    def _credentials(self) -> ClientAuth:
+        if self.options.auth is not None:
+            return self.options.auth
+        if self.options.key_file is not None:
+            return ClientAuth(keys=load_key_file(self.options.key_file))
+        return ClientAuth()
+
+    # --- what Links reports
+    # ----------------------------------------------------------------------------------------
+
+    def _up(self, welcome: Welcome) -> None:
+        self._welcome = welcome
+        self.leases.connected_again(self._links.generation)
+        self._overtaken.everything()
+        for callback in self._on_connection:
+            callback(True)
+
+    def _down(self) -> None:
+        self.leases.disconnected()
+        for callback in self._on_connection:
+            callback(False)
+
+    def _pushed(self, message: Message) -> None:
+        if isinstance(message, Pass):
+            self.leases.passed(message.sent_ns / 1e9)
+            return
+        if isinstance(message, Changes):
+            for change in message.changes:
+                self._overtaken.pushed(change.path, subtree=change.subtree)
+        elif isinstance(message, LeasesLost):
+            self.counters.leases_lost += len(message.paths)
+            for path in message.paths:
+                self._overtaken.pushed(path, subtree=True)
+        else:
+            return
+        for callback in self._on_changes:
+            callback(message)
+
+    # --- requests on the control channel
+    # ---------------------------------------------------------------------------
 
     async def stat(self, path: bytes, *, lease: bool = True) -> Answer[Entry]:
         """What is at `path` (attr None: nothing). Raises OSError."""
-        raise NotImplementedError
+        return await self._ask(Stat(path, lease), Entry, path)
 
-    async def list_directory(self, path: bytes) -> Answer[Listed]:
-        """All of a directory, from one snapshot. Raises OSError (ENOENT, ENOTDIR, EACCES, EIO)."""
-        raise NotImplementedError
+    async def list_directory(
+        self, path: bytes, take: Callable[[int, Sequence[Item]], None] | None = None
+    ) -> Answer[Listed]:
+        """All of a directory, from one snapshot. Raises OSError (ENOENT, ENOTDIR, EACCES, EIO).
+
+        With `take`, each page is handed to it as `take(page number, items)` when it arrives, and the answer
+        has no items; page 0 again means that the snapshot had expired: begin anew.
+        """
+        items: list[Item] = []
+
+        def keep(page: int, page_items: Sequence[Item]) -> None:
+            if page == 0:
+                items.clear()
+            items.extend(page_items)
+
+        deadline = self.deadline()
+        for attempt in range(LISTING_ATTEMPTS):
+            try:
+                return await self._list_once(path, take or keep, items, deadline)
+            except (OSError, SessionLost) as error:
+                expired = isinstance(error, SessionLost) or error.errno == errno.ESTALE
+                if not expired or attempt == LISTING_ATTEMPTS - 1:
+                    raise
+        raise self._no_answer(path)
+
+    async def _list_once(
+        self, path: bytes, take: Callable[[int, Sequence[Item]], None], items: list[Item], deadline: float
+    ) -> Answer[Listed]:
+        first = await self._ask(List(path), Listing, path, children=True, deadline=deadline)
+        page, listing = 0, first.value
+        take(page, listing.items)
+        mark = self._overtaken.mark()
+        while listing.more:
+            page += 1
+            request = List(path, listing.listing, page)
+            reply, _, generation = await self._call(request, path, deadline=deadline)
+            if generation != first.generation or not isinstance(reply, Listing):
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), os.fsdecode(path))
+            listing = reply
+            take(page, listing.items)
+        overtaken = self._overtaken.since(mark, path, children=True)
+        asked_at = NEVER if overtaken else first.asked_at
+        return Answer(Listed(first.value.attr, items, first.value.leased), asked_at, first.generation)
 
     async def open(
-        self, path: bytes, *, expect: tuple[int, int] | None = None, want_inline: bool = True
+        self,
+        path: bytes,
+        *,
+        expect: tuple[int, int] | None = None,
+        want_inline: bool = True,
+        deadline: float | None = None,
     ) -> tuple[Answer[Opened], bytes | None]:
         """Open a regular file; the second value is the whole file where the head sent it (verified)."""
-        raise NotImplementedError
+        content = bytearray()
 
-    async def release(self, handles: list[int], boot: int) -> None:
-        """Give handles back; those of an earlier `boot` of the head are forgotten silently. Never raises OSError."""
-        raise NotImplementedError
+        def sink(_: Message, length: int) -> memoryview | None:
+            nonlocal content
+            content = bytearray(length) if length <= INLINE_LIMIT else bytearray()
+            return memoryview(content) if length <= INLINE_LIMIT else None
+
+        answer = await self._ask(Open(path, expect, want_inline), Opened, path, sink=sink, deadline=deadline)
+        reply = answer.value
+        if not reply.inline or len(content) != reply.attr.size:
+            return answer, None
+        if content and checksum(content) != reply.checksum:
+            self.counters.checksum_errors += 1
+            return answer, None  # it is read again, block by block
+        return answer, bytes(content)
+
+    async def release(self, handles: list[int]) -> None:
+        """Give handles of the present session back. What fails is dropped: they die with the session."""
+        control = self._links.control
+        if control is None:
+            return
+        try:
+            await control.call(Release(handles))
+        except ChannelClosed:
+            return
 
     async def statfs(self) -> StatfsReply:
-        """statvfs of the export."""
-        raise NotImplementedError
+        """statvfs of the export. Raises OSError."""
+        return (await self._ask(Statfs(), StatfsReply, b"")).value
 
     async def xattrs(self, path: bytes) -> dict[bytes, bytes]:
-        """Extended attributes and ACLs of `path`."""
-        raise NotImplementedError
+        """Extended attributes and ACLs of `path`. Raises OSError."""
+        return (await self._ask(Xattrs(path), XattrsReply, path)).value.values
 
-    async def resolve(self, handle: int, path: bytes) -> Answer[Entry]:
-        """The state now of an open handle (`path` only orders it against pushes)."""
-        raise NotImplementedError
+    async def resolve(self, handle: int, path: bytes, *, deadline: float | None = None) -> Answer[Entry]:
+        """The state now of an open handle (`path` only orders it against pushes). Raises OSError.
 
-    async def read(self, read: Read, sink: memoryview) -> Blocks | Changed:
-        """Read blocks into `sink` (decoded, NOT verified)."""
-        raise NotImplementedError
+        A handle of an earlier session is answered with ESTALE.
+        """
+        return await self._ask(Resolve(handle), Entry, path, deadline=deadline)
+
+    async def _ask(
+        self,
+        request: Message,
+        kind: type[M],
+        path: bytes,
+        *,
+        children: bool = False,
+        sink: Callable[[Message, int], memoryview | None] | None = None,
+        deadline: float | None = None,
+    ) -> Answer[M]:
+        """The reply to `request`, which must be of type `kind`, as an `Answer`."""
+        mark = self._overtaken.mark()
+        reply, asked_at, generation = await self._call(request, path, sink=sink, deadline=deadline)
+        if not isinstance(reply, kind):
+            raise self._nonsense(reply, path)
+        if self._overtaken.since(mark, path, children=children):
+            asked_at = NEVER
+        return Answer(reply, asked_at, generation)
+
+    async def _call(
+        self,
+        request: Message,
+        path: bytes,
+        *,
+        sink: Callable[[Message, int], memoryview | None] | None = None,
+        deadline: float | None = None,
+    ) -> tuple[Message, float, int]:
+        """Send `request` until it is answered; the reply, when it was asked, and in which session."""
+        self.counters.requests += 1
+        deadline = self.deadline() if deadline is None else deadline
+        with trio.move_on_at(deadline):
+            while True:
+                control = await self._control()
+                asked_at, generation = trio.current_time(), self._links.generation
+                try:
+                    reply = await control.call(request, sink=sink)
+                except ChannelClosed:
+                    self.counters.retried_requests += 1
+                    if control is self._links.control:
+                        await self._links.changed()
+                    continue
+                if isinstance(reply, Failed):
+                    raise self._failed(reply, path)
+                return reply, asked_at, generation
+        raise self._no_answer(path)
+
+    async def _control(self) -> RequestChannel:
+        while True:
+            if self._links.stopped:
+                raise OSError(errno.EIO, "the mount is ending")
+            if self._links.control is not None:
+                return self._links.control
+            await self._links.changed()
+
+    # --- reads on the data channels
+    # --------------------------------------------------------------------------------
+
+    async def read(
+        self,
+        read: Read,
+        sink: memoryview,
+        *,
+        generation: int | None = None,
+        deadline: float | None = None,
+        tried: set[int] | None = None,
+    ) -> Blocks | Changed:
+        """Read blocks into `sink` (decoded, NOT verified). `generation` is that of the handle.
+
+        `tried` holds the numbers of data channels to avoid where there is a choice; the one used is added.
+        Raises SessionLost where the handle's session is over, OSError otherwise.
+        """
+        self.counters.requests += 1
+        deadline = self.deadline() if deadline is None else deadline
+        generation = self.generation if generation is None else generation
+        receiver = _Receiver(sink)
+        with trio.move_on_at(deadline):
+            while True:
+                slot, channel = await self._data_channel(generation, tried)
+                slot.outstanding += len(sink)
+                try:
+                    reply = await channel.call(read, sink=receiver.take)
+                except ChannelClosed:
+                    self.counters.retried_requests += 1
+                    if slot.channel is channel:
+                        await self._links.changed()
+                    continue
+                except ValueError as error:
+                    raise OSError(errno.EIO, f"the head's reply makes no sense: {error}") from None
+                finally:
+                    slot.outstanding = max(0, slot.outstanding - len(sink))
+                return self._received(reply, receiver)
+        raise self._no_answer(b"")
+
+    async def _data_channel(self, generation: int, tried: set[int] | None) -> tuple[Slot, RequestChannel]:
+        """The data channel that owes the least, preferably one that is not in `tried`."""
+        while True:
+            if self._links.stopped:
+                raise OSError(errno.EIO, "the mount is ending")
+            if self._links.generation != generation:
+                raise SessionLost
+            best: Slot | None = None
+            for slot in self._links.slots:
+                if slot.channel is None or (tried and slot.number in tried):
+                    continue
+                if best is None or slot.outstanding < best.outstanding:
+                    best = slot
+            if best is not None and best.channel is not None:
+                if tried is not None:
+                    tried.add(best.number)
+                return best, best.channel
+            if tried and any(slot.channel is not None for slot in self._links.slots):
+                tried.clear()
+            else:
+                await self._links.changed()
+
+    def _received(self, reply: Message, receiver: _Receiver) -> Blocks | Changed:
+        if isinstance(reply, Changed):
+            return reply
+        if isinstance(reply, Failed):
+            raise self._failed(reply, b"")
+        if not isinstance(reply, Blocks):
+            raise self._nonsense(reply, b"")
+        self.counters.wire_bytes += receiver.length
+        self.counters.fetched(reply.tier)
+        receiver.decode(reply)
+        return reply
+
+    # --- errors
+    # ----------------------------------------------------------------------------------------------------
+
+    def _failed(self, reply: Failed, path: bytes) -> HeadError:
+        error = HeadError(reply.errno, reply.message or os.strerror(reply.errno), os.fsdecode(path))
+        error.site = reply.site
+        return error
+
+    def _nonsense(self, reply: Message, path: bytes) -> OSError:
+        return OSError(errno.EIO, f"the head answered with a {type(reply).__name__}, out of place", os.fsdecode(path))
+
+    def _no_answer(self, path: bytes) -> OSError:
+        self.counters.failed_requests += 1
+        why = "does not answer" if self.connected else "is not reachable"
+        return OSError(errno.EIO, f"the head {self._links.address} {why}", os.fsdecode(path))
+
+
+class _Receiver:
+    """Where the payload of a `Blocks` goes: straight into the sink, or decoded into it afterwards."""
+
+    __slots__ = ("_packed", "_sink", "length")
+
+    def __init__(self, sink: memoryview) -> None:
+        self._sink = sink
+        self._packed: bytearray | None = None
+        self.length = 0
+
+    def take(self, reply: Message, length: int) -> memoryview | None:
+        """The buffer for a payload of `length` bytes. Raises ValueError for more than was asked for."""
+        self.length = length
+        self._packed = None
+        if not isinstance(reply, Blocks):
+            return None
+        if length > len(self._sink) or reply.size > len(self._sink):
+            raise ValueError("more bytes than were asked for")
+        if reply.encoding == Encoding.RAW:
+            if length != reply.size:
+                raise ValueError("another payload than announced")
+            return self._sink
+        if reply.encoding != Encoding.LZ4:
+            raise ValueError(f"unknown encoding {reply.encoding}")
+        self._packed = bytearray(length)
+        return memoryview(self._packed)
+
+    def decode(self, reply: Blocks) -> None:
+        """Decode a packed payload into the sink; damage shows when the blocks are verified."""
+        packed, self._packed = self._packed, None
+        if packed is None:
+            return
+        try:
+            plain = lz4.block.decompress(packed, uncompressed_size=reply.size)
+        except lz4.block.LZ4BlockError:
+            return
+        self._sink[: len(plain)] = plain

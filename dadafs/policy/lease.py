@@ -1,9 +1,10 @@
 """When a belief may be used: freshness, leases and the keepalive horizon (sans-IO).
 
-A belief is something the head said about a path: it was asked for at `asked_at` on the node's monotonic clock, in
-session number `generation`, and the head either watches it (`leased`) or does not. Every metadata request, reply and
-push travels on one ordered channel, so a `Pass` that answers the `Keepalive` sent at time t proves that every change
-the head knew of at t has arrived: t is the *horizon*, and a leased belief is as fresh as the horizon.
+A belief is something the head said about a path: it was asked for at `asked_at` on the node's monotonic
+clock, in session number `generation`, and the head either watches it (`leased`) or does not. Every metadata
+request, reply and push travels on one ordered channel, so a `Pass` that answers the `Keepalive` sent at time
+t proves that every change the head knew of at t has arrived: t is the *horizon*, and a leased belief is as
+fresh as the horizon.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class LeaseClock:
         self.connected = False
 
     def connected_again(self, generation: int) -> None:
-        """A new session began: leases of earlier generations are void, the horizon is unknown until the first Pass."""
+        """A new session began: leases of earlier generations are void, the horizon is unknown until the first
+        Pass.
+        """
         if generation <= self.generation:
             raise ValueError(f"generation {generation} does not follow {self.generation}")
         self.generation = generation

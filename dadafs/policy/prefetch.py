@@ -1,7 +1,180 @@
-"""Prefetch decisions for one kernel handle: streams, windows, strides (sans-IO)."""
+"""Prefetch decisions for one kernel handle: streams, windows, strides (sans-IO).
+
+A handle is read by several streams at once: an HDF5 reader goes through its header and B-trees here and
+through the chunks there, and threads of one program share a handle. Each stream remembers where it will
+probably go on; a read near that place proves it, and proof doubles its window (how much is asked for ahead).
+A read that continues no stream begins one without a window, so random access prefetches nothing. Reads of
+similar size at a repeated distance are a stride: the next places are prefetched, not what lies between.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
+MAX_STREAMS = 4
+#: The longest window of one stream, in bytes, before the global budget is divided by the number of streams.
+LONGEST_WINDOW = 16 * 1024 * 1024
+#: A stride is believed when the same distance was seen this many times in a row.
+STRIDE_PROOFS = 2
+#: Distances and sizes are the same when they differ by less than this share (compressed chunks vary in size).
+TOLERANCE = 0.25
+#: How many future reads a learned stride prefetches at most.
+LONGEST_STRIDE_WINDOW = 8
+#: Shorter reads are metadata (B-tree nodes, headers): they have no stride of their own and do not disturb
+#: others.
+SHORTEST_STRIDDEN = 16 * 1024
+
+
+@dataclass(slots=True)
+class Advice:
+    """What to do about one read; positions in bytes.
+
+    Of the fragments that the read touches, fetch what is missing up to `reach` (at least what is read).
+    `ranges`: half-open byte ranges to prefetch, nearest first, already clipped to the file.
+    """
+
+    reach: int
+    ranges: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Stream:
+    """One reader's way through the file; positions in bytes."""
+
+    start: int
+    position: int  # where it will probably go on
+    ahead: int = 0  # whole fragments up to here were asked for
+    window: int = 0  # bytes to ask for beyond `position`
+    last_used: int = 0
+    proven: int = 0  # reads that continued it
+
+    @property
+    def run(self) -> int:
+        """Bytes it has gone through."""
+        return self.position - self.start
+
 
 class Streams:
-    """What one kernel handle reads, as a few streams."""
+    """The streams of one kernel handle.
+
+    `cap` limits every window, in bytes; the owner sets it to its share of the budget. `home` is the owner's
+    own: what the handle reads.
+    """
+
+    def __init__(self, fragment_size: int, *, cap: int = LONGEST_WINDOW) -> None:
+        self.fragment_size = fragment_size
+        self.cap = cap
+        self.streams: list[Stream] = []
+        self.strides = Strides()
+        self.home: object = None
+        self._tick = 0
+
+    def note(self, offset: int, length: int, size: int) -> Advice:
+        """A read of `length` bytes at `offset` of a file of `size` bytes happens: what to fetch and to
+        prefetch.
+        """
+        self._tick += 1
+        end = min(offset + length, size)
+        stream = self._continued(offset)
+        if stream is not None:
+            return self._go_on(stream, end, size)
+        last_run = max(self.streams, key=lambda known: known.last_used).run if self.streams else 0
+        self._begin(offset, end)
+        small = offset == 0 and size <= self.fragment_size
+        return Advice(reach=size if small else end, ranges=self.strides.note(offset, max(end - offset, last_run), size))
+
+    def pressure(self) -> None:
+        """A prefetch was refused for want of room: every window is halved."""
+        for stream in self.streams:
+            stream.window //= 2
+
+    def _continued(self, offset: int) -> Stream | None:
+        """The stream that goes on at `offset`: the kernel's readahead arrives out of order and may skip
+        ahead.
+        """
+        best: Stream | None = None
+        for stream in self.streams:
+            behind = self.fragment_size if stream.proven else 0
+            reach = max(stream.window, self.fragment_size // 4)
+            near = stream.position - behind <= offset <= stream.position + reach
+            if near and (best is None or abs(stream.position - offset) < abs(best.position - offset)):
+                best = stream
+        return best
+
+    def _begin(self, offset: int, end: int) -> None:
+        if len(self.streams) >= MAX_STREAMS:
+            self.streams.remove(min(self.streams, key=lambda stream: stream.last_used))
+        self.streams.append(Stream(start=offset, position=end, last_used=self._tick))
+
+    def _go_on(self, stream: Stream, end: int, size: int) -> Advice:
+        """Fetch ever longer runs until half a fragment was read in order, then whole fragments and a window."""
+        stream.last_used = self._tick
+        stream.proven += 1
+        unit = self.fragment_size
+        if end > stream.position:
+            crossed = end // unit > stream.position // unit
+            stream.position = end
+            if stream.run >= unit // 2 and (crossed or not stream.window):
+                stream.window = min(max(stream.window * 2, unit), self.cap)
+        if not stream.window:
+            return Advice(reach=min(stream.position + stream.run, size))
+        fragment_end = min(-(-end // unit) * unit, size)
+        return Advice(reach=fragment_end, ranges=self._advance(stream, size))
+
+    def _advance(self, stream: Stream, size: int) -> list[tuple[int, int]]:
+        """The fragments between what was asked for and the end of the window, one range each."""
+        unit = self.fragment_size
+        next_fragment = -(-stream.position // unit) * unit
+        last = min(stream.position + stream.window, size)
+        ranges = [(start, min(start + unit, size)) for start in range(max(next_fragment, stream.ahead), last, unit)]
+        if ranges:
+            stream.ahead = ranges[-1][0] + unit
+        return ranges
+
+
+class Strides:
+    """Learns a constant distance between reads of similar size that continue no stream."""
+
+    def __init__(self) -> None:
+        self._offset: int | None = None
+        self._length = 0
+        self._distance = 0
+        self._proofs = 0
+        self._ahead = 0
+
+    def note(self, offset: int, length: int, size: int) -> list[tuple[int, int]]:
+        """A read begins at a new place; the byte ranges to prefetch, empty while no stride is proven."""
+        if length < SHORTEST_STRIDDEN:
+            return []
+        previous, self._offset = self._offset, offset
+        last_length, self._length = self._length, length
+        distance = 0 if previous is None else offset - previous
+        expected, self._distance = self._distance, distance
+        if distance <= 0 or not similar(length, last_length) or not similar(distance, expected):
+            self._proofs = self._ahead = 0
+            return []
+        self._proofs += 1
+        return self._next(offset, length, size) if self._proofs >= STRIDE_PROOFS else []
+
+    def _next(self, offset: int, length: int, size: int) -> list[tuple[int, int]]:
+        count = min(1 << (self._proofs - STRIDE_PROOFS), LONGEST_STRIDE_WINDOW)
+        starts = [offset + self._distance * (i + 1) for i in range(count)]
+        fresh = [start for start in starts if start > self._ahead + self._distance // 2 and start < size]
+        if fresh:
+            self._ahead = fresh[-1]
+        return [(start, min(start + length, size)) for start in fresh]
+
+
+def similar(a: int, b: int) -> bool:
+    """Whether two lengths or distances are the same but for `TOLERANCE`."""
+    return abs(a - b) <= TOLERANCE * max(a, b)
+
+
+def likes_both_ends(name: bytes) -> bool:
+    """Whether a file of this name is HDF5, whose superblock is at the front and whose trees are often at the
+    end.
+    """
+    return name.lower().endswith((b".h5", b".hdf5", b".nxs", b".cxi", b".nx5", b".hdf"))
+
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
