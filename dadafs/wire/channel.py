@@ -141,6 +141,10 @@ class Channel:
                 await self._receive_into(memoryview(bytearray(SMALL_BUFFER)))
         self.close(reason)
 
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise ChannelClosed(self._closed)
+
     def _fail(self, reason: str) -> ChannelClosed:
         self.close(reason)
         return ChannelClosed(self._closed)
@@ -279,6 +283,7 @@ class Channel:
         Raises ChannelClosed where the connection ends, and FrameError (closed, too) where the peer breaks the
         protocol. A cancelled call can be repeated.
         """
+        self._check_open()
         if self._payload_left:
             raise RuntimeError("the payload of the frame before was not taken")
         try:
@@ -308,6 +313,7 @@ class Channel:
         `into` must be writable, of bytes, and at least as long as the payload. Cancelled, it closes the
         channel.
         """
+        self._check_open()
         length = self._payload_left
         if len(into) < length:
             raise ValueError(f"a buffer of {len(into)} bytes for a payload of {length}")
@@ -327,6 +333,7 @@ class Channel:
 
     async def skip_payload(self) -> None:
         """Receive the payload of the frame just received into nowhere."""
+        self._check_open()
         buffered = min(self._payload_left, self._end - self._start)
         self._start += buffered
         left = self._payload_left - buffered
@@ -384,8 +391,7 @@ class Channel:
 
     def _try_receive(self, view: memoryview) -> int:
         """How many bytes were there at once, maybe 0. Raises ChannelClosed at the end of the stream."""
-        if self._closed is not None:
-            raise ChannelClosed(self._closed)
+        self._check_open()
         try:
             received = self._socket.recv_into(view)
         except BlockingIOError:

@@ -133,8 +133,7 @@ class TlsChannel(Channel):
         return sent
 
     def _try_receive(self, view: memoryview) -> int:
-        if self._closed is not None:
-            raise ChannelClosed(self._closed)
+        self._check_open()
         try:
             received = self._secure.recv_into(view)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
