@@ -4,3 +4,5 @@ Conventions everywhere in this package: arrays are in row-major order with axes 
 centre of pixel (j, i) is at the coordinate (j, i) itself, `mask` is True where a pixel is invalid, counts are integers
 until the last division, lengths carry their unit in their name (`distance_m`, `wavelength_nm`), q is in 1/nm.
 """
+
+__version__ = "0.1.0"

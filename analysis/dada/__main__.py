@@ -1,0 +1,5 @@
+"""`python -m dada`."""
+
+from dada.cli import main
+
+main()

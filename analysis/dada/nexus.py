@@ -1,0 +1,217 @@
+"""Writes an analysis as HDF5/NeXus, so that silx, H5Web, h5py and pyFAI-diffmap-view open it, and reads
+back how it was made.
+
+/entry                      NXentry, default: the darkfield map
+  itot, comh, ...           NXdata, one a map: `data` over the axes `slow` and `fast` (then any further axis)
+  dada                      NXprocess: program, version, date, `configuration` (NXnote, JSON: every parameter, the
+                            versions of all files), `mask`, `damaged` (frames that could not be used)
+  pyFAI                     NXprocess laid out as pyFAI-diffmap does it (only with I(q)): `result` (NXdata) with
+                            `intensity` (slow, fast, radial), `map` (radial, slow, fast) and `map_ptr`
+  measurement               images_0001, ...: external links to the frames
+/entry_0000                 the same entry under the name that pyFAI-diffmap-view looks for
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from dada.errors import DataError, UserError
+from dada.geometry import Geometry
+from dada.options import StxmOptions
+from dada.stxm import Map, StxmResult
+
+_PROCESS = "/entry/dada"
+#: Maps that are a point's whole curve over q, by name of the reduction's quantity.
+_RADIAL = "i_q"
+
+
+def write_nexus(path: Path, result: StxmResult) -> None:
+    """Write the result to `path`, replacing what is there only once all of it is written. Raises UserError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(temporary, "w", libver=("v110", "v110"), locking=False) as file:
+            _write_entry(file, result, path)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"the maps cannot be written to {path}: {error.strerror or error}; choose another -o"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_entry(file: h5py.File, result: StxmResult, path: Path) -> None:
+    file.attrs["NX_class"] = "NXroot"
+    file.attrs["default"] = "entry"
+    file.attrs["creator"] = "dada"
+    entry = _group(file, "entry", "NXentry")
+    file["entry_0000"] = h5py.SoftLink("/entry")
+    entry["title"] = f"STXM of {result.scan.name}"
+    entry["definition"] = "NXprocess"
+    entry.attrs["default"] = "itot"
+    for name, item in result.maps.items():
+        _write_map(entry, name, item, result)
+    _write_process(entry, result)
+    _write_links(entry, result, path)
+    if _RADIAL in result.maps:
+        _write_diffmap(entry, result)
+
+
+def _write_map(entry: h5py.Group, name: str, item: Map, result: StxmResult) -> None:
+    group = _group(entry, name, "NXdata")
+    group.attrs["signal"] = "data"
+    group.attrs["axes"] = ["slow", "fast", *(axis for axis, _, _ in item.axes)]
+    group["title"] = item.long_name
+    kind = "spectrum" if item.axes else "image"
+    data = group.create_dataset("data", data=item.values, **_compression(item.values))
+    data.attrs["units"] = item.unit
+    data.attrs["long_name"] = f"{item.long_name} ({item.unit})" if item.unit else item.long_name
+    data.attrs["interpretation"] = kind
+    _write_scan_axes(group, result)
+    for axis, values, unit in item.axes:
+        group[axis] = values
+        group[axis].attrs["units"] = unit
+
+
+def _write_scan_axes(group: h5py.Group, result: StxmResult) -> None:
+    grid = result.options.grid
+    for name, count, step, label in (
+        ("slow", grid.shape[0], grid.step[0], "y"),
+        ("fast", grid.shape[1], grid.step[1], "x"),
+    ):
+        group[name] = np.arange(count) * step
+        group[name].attrs["units"] = "" if grid.unit == "points" else grid.unit
+        group[name].attrs["long_name"] = f"{label} ({grid.unit})"
+        group[name].attrs["interpretation"] = "scalar"
+
+
+def _write_process(entry: h5py.Group, result: StxmResult) -> None:
+    process = _group(entry, "dada", "NXprocess")
+    process["program"] = "dada"
+    process["version"] = result.provenance["version"]
+    process["date"] = result.provenance["date"]
+    process["map_ptr"] = result.map_ptr
+    process["map_ptr"].attrs["long_name"] = "frame shown at each point, -1: none"
+    process.create_dataset("mask", data=result.mask, chunks=result.mask.shape, compression="gzip", shuffle=True)
+    process["mask"].attrs["long_name"] = "pixels that were left out: detector's mask and user's masks"
+    note = _group(process, "configuration", "NXnote")
+    note["type"] = "application/json"
+    note["data"] = json.dumps(result.provenance, indent=1)
+    _write_damaged(process, result)
+
+
+def _write_damaged(process: h5py.Group, result: StxmResult) -> None:
+    """The frames without a result: number in the scan, file, dataset, number in the dataset and why."""
+    text = h5py.string_dtype()
+    kind = np.dtype([("frame", "i8"), ("file", text), ("dataset", text), ("number", "i8"), ("reason", text)])
+    rows = [(d.frame, str(d.path), d.dataset, d.number, d.reason) for d in result.damaged]
+    process.create_dataset("damaged", data=np.array(rows, dtype=kind), maxshape=(None,), chunks=(64,))
+
+
+def _write_links(entry: h5py.Group, result: StxmResult, path: Path) -> None:
+    measurement = _group(entry, "measurement", "NXcollection")
+    for number, segment in enumerate(result.scan.segments, 1):
+        if segment.dataset:
+            target = os.path.relpath(os.path.abspath(segment.path), os.path.abspath(path.parent))
+            measurement[f"images_{number:04d}"] = h5py.ExternalLink(target, segment.dataset)
+
+
+def _write_diffmap(entry: h5py.Group, result: StxmResult) -> None:
+    """The group that pyFAI-diffmap-view reads."""
+    item = result.maps[_RADIAL]
+    axis, radial, unit = item.axes[0]
+    ny, nx, n_radial = item.values.shape
+    process = _group(entry, "pyFAI", "NXprocess")
+    process["program"] = "dada"
+    process["version"] = result.provenance["version"]
+    process["date"] = result.provenance["date"]
+    process["inputfiles"] = sorted({str(segment.path) for segment in result.scan.segments})
+    for number, (count, name) in enumerate(((ny, "slow"), (nx, "fast"), (n_radial, "diffraction"))):
+        process[f"dim{number}"] = count
+        process[f"dim{number}"].attrs["axis"] = name
+    process["offset"] = result.options.grid.offset
+    configuration = _group(process, "configuration", "NXnote")
+    configuration["type"] = "text/json"
+    configuration["data"] = json.dumps(_pyfai_configuration(result.geometry, n_radial, axis))
+    data = _group(process, "result", "NXdata")
+    data.attrs["signal"] = "map"
+    data.attrs["axes"] = [axis, "slow", "fast"]
+    intensity = item.values.astype(np.float32)
+    data.create_dataset("intensity", data=intensity, chunks=(1, nx, n_radial), compression="lzf", fillvalue=np.nan)
+    data["intensity"].attrs["interpretation"] = "spectrum"
+    _transposed_view(data, intensity.shape)
+    data[axis] = radial
+    data[axis].attrs.update({"unit": unit, "units": unit, "long_name": f"{axis} ({unit})", "interpretation": "scalar"})
+    _write_scan_axes(data, result)
+    data["map_ptr"] = result.map_ptr
+    data["map_ptr"].attrs.update({"interpretation": "image", "long_name": "Frame index for given map position"})
+
+
+def _transposed_view(data: h5py.Group, shape: tuple[int, ...]) -> None:
+    """`map`: the intensities as a stack of maps, one for each radial bin, without a copy of them."""
+    ny, nx, n_radial = shape
+    layout = h5py.VirtualLayout(shape=(n_radial, ny, nx), dtype=np.float32)
+    source = h5py.VirtualSource(data["intensity"])
+    for row in range(ny):
+        for column in range(nx):
+            layout[:, row, column] = source[row, column]
+    data.create_virtual_dataset("map", layout, fillvalue=np.nan)
+    data["map"].attrs["interpretation"] = "image"
+
+
+def _pyfai_configuration(geometry: Geometry | None, n_radial: int, axis: str) -> dict[str, Any]:
+    """The configuration of a pyFAI worker that would give these curves."""
+    assert geometry is not None
+    pixel = {"pixel1": geometry.pixel_m[0], "pixel2": geometry.pixel_m[1], "orientation": 3}
+    poni = {
+        "poni_version": 2.1,
+        "detector": "Detector",
+        "detector_config": pixel | {"max_shape": list(geometry.shape)},
+        "dist": geometry.distance_m,
+        "poni1": geometry.poni1_m,
+        "poni2": geometry.poni2_m,
+        "rot1": geometry.rot1,
+        "rot2": geometry.rot2,
+        "rot3": geometry.rot3,
+        "wavelength": geometry.wavelength_nm and geometry.wavelength_nm * 1e-9,
+    }
+    return {
+        "application": "worker",
+        "version": 4,
+        "poni": poni,
+        "nbpt_rad": n_radial,
+        "unit": "q_nm^-1" if axis.startswith("q") else "r_mm",
+        "shape": list(geometry.shape),
+        "method": ["no", "histogram", "cython"],
+    }
+
+
+def read_options(path: Path) -> tuple[StxmOptions, np.ndarray]:
+    """How a result was made: its options and its mask (rows, columns) bool. Raises DataError."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            provenance: Mapping[str, Any] = json.loads(file[f"{_PROCESS}/configuration/data"][()])
+            mask = file[f"{_PROCESS}/mask"][()].astype(bool)
+    except FileNotFoundError:
+        raise DataError(f"{path} is not there; give a file that `dada stxm -o` wrote") from None
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"{path} is not a result of dada ({error}); give a file that `dada stxm -o` wrote") from None
+    return StxmOptions.from_description(provenance["options"]), mask
+
+
+def _group(parent: h5py.Group, name: str, kind: str) -> h5py.Group:
+    group = parent.create_group(name, track_order=True)
+    group.attrs["NX_class"] = kind
+    return group
+
+
+def _compression(values: np.ndarray) -> dict[str, Any]:
+    return {"compression": "lzf", "chunks": (1, *values.shape[1:])} if values.ndim > 2 else {}
