@@ -1,4 +1,4 @@
-"""The origin answers with errors, or vanishes: programs get an error that says so, then it recovers; nothing is stuck."""
+"""The origin answers with errors, or vanishes: programs get an error that says so; afterwards all is well again."""
 
 from __future__ import annotations
 

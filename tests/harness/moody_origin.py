@@ -2,7 +2,7 @@
 
     python -m tests.harness.moody_origin SOURCE MOUNTPOINT MOOD
 
-MOOD is a file: while it contains `hang` every call waits, with `error` every call fails with EIO, otherwise all is well.
+MOOD is a file: while it contains `hang` every call waits, with `error` every call fails with EIO, else all is well.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Mirror(pyfuse3.Operations):
         self._numbers = {source: pyfuse3.ROOT_INODE}
 
     async def _feel(self) -> None:
-        while (mood := self._read_mood()) == "hang":
+        while (mood := self._read_mood()) == "hang":  # noqa: ASYNC110 - the mood is a file
             await trio.sleep(0.02)
         if mood == "error":
             raise pyfuse3.FUSEError(errno.EIO)
