@@ -1,0 +1,5 @@
+"""`python -m dadafs`."""
+
+from dadafs.cli import main
+
+main()

@@ -1,0 +1,115 @@
+"""The `dadafs` command: mount, umount, status, doctor."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+
+import click
+
+from dadafs import __version__
+from dadafs.errors import ExitCode, UserError
+from dadafs.mount_options import SCHEMA, resolve
+from dadafs.mount_table import FSTYPE, mount_at
+from dadafs.report import render
+from dadafs.settings import Kind, Setting
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dadafs")
+def cli() -> None:
+    """A read-only, caching network file system for detector data."""
+
+
+def _flag(setting: Setting) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The command-line flag of a setting; None where it was not given, so that other layers count."""
+    name = setting.name.replace("_", "-")
+    if setting.kind is Kind.BOOL:
+        declaration = f"--{name}/--soft" if setting.name == "hard" else f"--{name}/--no-{name}"
+        return click.option(declaration, setting.name, default=None, help=setting.help)
+    default = setting.format(setting.default)
+    more = f" (default {default})" if default else ""
+    return click.option(f"--{name}", setting.name, metavar=setting.kind.name, help=setting.help + more)
+
+
+def _all_flags(command: Callable[..., None]) -> Callable[..., None]:
+    for setting in reversed(SCHEMA.settings.values()):
+        command = _flag(setting)(command)
+    return command
+
+
+@cli.command(name="mount")
+@click.argument("source", metavar="HOST[:PORT]:/EXPORT")
+@click.argument("mountpoint")
+@click.option("-o", "dash_o", multiple=True, metavar="OPTIONS", help="Options as mount(8) has them, by commas.")
+@click.option("--config", metavar="FILE", help="Read this file instead of /etc/dadafs/dadafs.toml.")
+@click.option("--foreground", is_flag=True, help="Stay, and log to the terminal.")
+@click.option("--show-config", is_flag=True, help="Print every effective value with its source, and exit.")
+@_all_flags
+def mount_command(
+    source: str,
+    mountpoint: str,
+    dash_o: tuple[str, ...],
+    config: str | None,
+    foreground: bool,
+    show_config: bool,
+    **flags: object,
+) -> None:
+    """Mount an export of a head. Returns when the file system answers."""
+    options = resolve(source, mountpoint, dash_o=dash_o, flags=flags, config=config, foreground=foreground)
+    if show_config:
+        for row in options.settings.explain():
+            click.echo(f"{row.name:<18} {row.value or '-':<12} {row.source}")
+        return
+    from dadafs.mount import mount
+
+    mount(options)
+
+
+@cli.command(name="umount")
+@click.argument("mountpoint")
+@click.option("--lazy", is_flag=True, help="Detach it also while it is in use.")
+def umount_command(mountpoint: str, lazy: bool) -> None:
+    """Unmount, also what a killed mount process left behind."""
+    from dadafs.unmount import umount
+
+    umount(mountpoint, lazy=lazy)
+
+
+@cli.command(name="status")
+@click.argument("mountpoint")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status_command(mountpoint: str, as_json: bool) -> None:
+    """Show how a mount is doing, without touching it."""
+    report = _status(mountpoint)
+    click.echo(json.dumps(report, indent=2) if as_json else render(report), nl=as_json)
+
+
+def _status(mountpoint: str) -> dict[str, object]:
+    from dadafs.status_socket import ask
+    from dadafs.unmount import without_touching
+
+    there = mount_at(without_touching(mountpoint))
+    if there is None or there.fstype != FSTYPE:
+        raise UserError(f"{mountpoint} is not a dadafs mount; `mount -t {FSTYPE}` lists them.", ExitCode.MOUNTPOINT)
+    return ask(there.device)
+
+
+def run_command(program: str, command: Callable[[], object]) -> None:
+    """Run a command; a person's mistake is one sentence on stderr and an exit code."""
+    try:
+        command()
+    except UserError as problem:
+        print(f"{program}: {problem}", file=sys.stderr)
+        sys.exit(problem.exit_code)
+    except click.ClickException as problem:
+        problem.show()
+        sys.exit(ExitCode.USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(ExitCode.INTERRUPTED)
+
+
+def main() -> None:
+    """Entry point of `dadafs`."""
+    run_command("dadafs", lambda: cli(standalone_mode=False))

@@ -1,0 +1,176 @@
+"""Open directories: each is served from one snapshot, whatever changes meanwhile."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+
+import msgspec
+
+from dadafs.beliefs import lease_covers
+from dadafs.kernel_cache import Emit, Told, timeout
+from dadafs.listing import Fields, Listing, ListingBuilder
+from dadafs.node import Belief, Directory, Node, State
+from dadafs.policy.lease import NEVER
+from dadafs.session import Session
+from dadafs.tree import Tree
+
+_astuple = msgspec.structs.astuple
+
+
+class DirectoryHandle:
+    """An open directory: one snapshot of its names.
+
+    `patched` are the names that changed since the listing, `added` those of them that the listing does not have.
+    """
+
+    __slots__ = ("added", "directory", "listing", "patched", "started")
+
+    def __init__(self, directory: Directory, listing: Listing) -> None:
+        self.directory = directory
+        self.listing = listing
+        self.patched = {name: belief for name, belief in directory.names.items() if belief.asked_at > listing.asked_at}
+        self.added = [
+            (name, belief)
+            for name, belief in self.patched.items()
+            if belief.attr is not None and listing.find(name) is None
+        ]
+        self.started = False
+
+
+class Directories:
+    """The open directories of one mount. `new_handle` numbers them."""
+
+    def __init__(self, session: Session, tree: Tree, new_handle: Callable[[], int]) -> None:
+        self.session = session
+        self.tree = tree
+        self.beliefs = tree.beliefs
+        self._new_handle = new_handle
+        self._directories: dict[int, DirectoryHandle] = {}
+
+    def __len__(self) -> int:
+        return len(self._directories)
+
+    def _timeout(self, until: float, now: float) -> float:
+        return timeout(until, now, self.beliefs.leases.freshness)
+
+    async def opendir(self, node_id: int) -> int:
+        """A handle on one snapshot of a directory. Raises OSError."""
+        directory = self.tree.directory(node_id)
+        listing = await self._listing(directory)
+        handle = self._new_handle()
+        self._directories[handle] = DirectoryHandle(directory, listing)
+        directory.opens += 1
+        return handle
+
+    async def _listing(self, directory: Directory) -> Listing:
+        listing = self.beliefs.believed_listing(directory, self.session.now())
+        if listing is not None:
+            return listing
+        builder = ListingBuilder()
+        answer = await self.session.list_directory(self.tree.path(directory), builder.take)
+        listed = answer.value
+        listing = Listing(
+            listed.attr,
+            builder.pages,
+            asked_at=answer.asked_at,
+            generation=answer.generation,
+            leased=listed.leased,
+        )
+        if answer.asked_at != NEVER:
+            self.beliefs.learn_listing(directory, listing)
+        return listing
+
+    async def readdir(self, handle: int, start: int, emit: Emit) -> None:
+        """Emit the entries from cookie `start` on, until `emit` says that the reply is full."""
+        opened = self._directories[handle]
+        if start == 0 and opened.started:  # rewinddir: POSIX wants the directory as it is now
+            opened = DirectoryHandle(opened.directory, await self._listing(opened.directory))
+            self._directories[handle] = opened
+        opened.started = True
+        if self._emit_dots(opened, start, emit) and self._emit_listed(opened, start, emit):
+            self._emit_added(opened, start, emit)
+
+    def _emit_dots(self, opened: DirectoryHandle, start: int, emit: Emit) -> bool:
+        """`.` and `..`: the kernel takes no reference for them."""
+        here = opened.directory
+        above = here.links[-1][0] if here.links else here
+        for cookie, name, node in ((0, b".", here), (1, b"..", above)):
+            if start <= cookie:
+                attr = opened.listing.attr
+                fields = (attr.dev, node.ino, *_astuple(attr)[2:])
+                number = node.ino if node is self.tree.root else node.id
+                if not emit(name, Told(number, fields, 0.0), cookie + 1):
+                    return False
+        return True
+
+    def _emit_listed(self, opened: DirectoryHandle, start: int, emit: Emit) -> bool:
+        now = self.session.now()
+        listing, patched = opened.listing, opened.patched
+        long = self._timeout(self.beliefs.until(listing.asked_at, listing.generation, listing.leased, now), now)
+        short = self._timeout(self.beliefs.until(listing.asked_at, listing.generation, False, now), now)
+        first = 2
+        for page in listing.pages:
+            for index in range(max(0, start - first), page.count):
+                name = page.name(index)
+                if patched and name in patched:
+                    belief = patched[name]
+                    if belief.attr is not None and not self._emit_one(
+                        opened.directory, name, belief, first + index + 1, emit
+                    ):
+                        return False
+                    continue
+                fields = page.fields(index)
+                timeout = short if stat.S_ISDIR(fields[2]) or fields[3] > 1 else long
+                node_id = self.tree.id_of(fields[0], fields[1])
+                node = self.tree.find(node_id)
+                if node is not None:
+                    fields, timeout = self._tellable(node, fields, timeout)
+                if not emit(name, Told(node_id, fields, timeout), first + index + 1):
+                    return False
+                self.tree.listed(opened.directory, page, index, node_id)
+            first += page.count
+        return True
+
+    def _emit_added(self, opened: DirectoryHandle, start: int, emit: Emit) -> None:
+        first = 2 + opened.listing.count
+        for index in range(max(0, start - first), len(opened.added)):
+            name, belief = opened.added[index]
+            if not self._emit_one(opened.directory, name, belief, first + index + 1, emit):
+                return
+
+    def _emit_one(self, directory: Directory, name: bytes, belief: Belief, cookie: int, emit: Emit) -> bool:
+        """An entry that changed since the listing."""
+        attr = belief.attr
+        assert attr is not None
+        now = self.session.now()
+        leased = belief.leased and lease_covers(attr)
+        timeout = self._timeout(self.beliefs.until(belief.asked_at, belief.generation, leased, now), now)
+        node_id = self.tree.id_of(attr.dev, attr.ino)
+        fields: Fields = _astuple(attr)
+        node = self.tree.find(node_id)
+        if node is not None:
+            fields, timeout = self._tellable(node, fields, timeout)
+        if not emit(name, Told(node_id, fields, timeout), cookie):
+            return False
+        self.tree.looked_up(directory, name, attr)
+        return True
+
+    def _tellable(self, node: Node, fields: Fields, timeout: float) -> tuple[Fields, float]:
+        """What a listing may tell of a node: of a file with cached pages only the state the kernel has.
+
+        A new one has to wait for `getattr`, which drops the pages first (see `_before_telling`).
+        """
+        state: State = (fields[7], fields[11], fields[12])
+        if node.pages is None or node.told is None or node.told == state:
+            if node.told != state:
+                node.told = state
+                node.renewals += 1
+            return fields, timeout
+        size, mtime, ctime = node.told
+        return (*fields[:7], size, *fields[8:11], mtime, ctime), 0.0
+
+    def releasedir(self, handle: int) -> None:
+        """The handle is closed."""
+        opened = self._directories.pop(handle)
+        self.tree.closed(opened.directory)

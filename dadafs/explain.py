@@ -1,0 +1,98 @@
+"""Extended attributes: those of the tree, and `user.dadafs.*`, which explain a file to whoever wonders about it.
+
+Foreign names are answered here, without the head: `ls -l` asks for one or two on every file. They answer "no such
+attribute", never "not implemented", which would switch off all attributes of the mount for good.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+
+from dadafs.node import Node, Xattrs, state_of
+from dadafs.operations import Operations
+from dadafs.remote_file import RemoteFile
+from dadafs.wire.messages import Attr
+
+_OURS = b"user.dadafs."
+_ACLS = {b"system.posix_acl_access", b"system.posix_acl_default"}
+#: A file that was written within this many seconds is said to be growing.
+_GROWING = 60
+#: What an origin without extended attributes answers.
+_WITHOUT = {errno.ENOTSUP, errno.ENOSYS}
+
+
+class Explainer:
+    """The attributes of the objects of one mount. `head` and `export` say where they come from."""
+
+    def __init__(self, operations: Operations, *, head: str, export: str) -> None:
+        self._operations = operations
+        self._head = head
+        self._export = export
+        self._explained: dict[bytes, Callable[[Attr, RemoteFile | None], str]] = {
+            b"version": _version,
+            b"tiers": self._tiers,
+            b"growing": _growing,
+            b"epoch": lambda attr, file: str(0 if file is None else file.epoch),
+            b"export": lambda attr, file: self._export,
+            b"head": lambda attr, file: self._head,
+        }
+
+    async def getxattr(self, node_id: int, name: bytes) -> bytes:
+        """One attribute. Raises OSError(ENODATA) where there is none."""
+        if name.startswith(_OURS):
+            return await self._explain(node_id, name.removeprefix(_OURS))
+        if name.startswith(b"user.") or name in _ACLS:
+            value = (await self._values(node_id)).get(name)
+            if value is not None:
+                return value
+        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+
+    async def listxattr(self, node_id: int) -> list[bytes]:
+        """The names of the tree's attributes; ours are not listed, or every copy would carry them along."""
+        return sorted(await self._values(node_id))
+
+    async def _explain(self, node_id: int, what: bytes) -> bytes:
+        explain = self._explained.get(what)
+        if explain is None:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        attr = await self._operations.attributes_of(node_id)
+        return explain(attr, self._operations.files.find((attr.dev, attr.ino))).encode()
+
+    async def _values(self, node_id: int) -> dict[bytes, bytes]:
+        """All attributes of the tree: those remembered hold while the change time stays the same."""
+        operations = self._operations
+        attr = await operations.attributes_of(node_id)
+        node = operations.tree.node(node_id)
+        known = node.xattrs
+        if known is not None and known.state == state_of(attr):
+            return known.values
+        return await self._fetch(node, attr)
+
+    async def _fetch(self, node: Node, attr: Attr) -> dict[bytes, bytes]:
+        operations = self._operations
+        asked_at = operations.session.now()
+        try:
+            values = await operations.session.xattrs(operations.tree.path_of(node.id))
+        except OSError as problem:
+            if problem.errno not in _WITHOUT:
+                raise
+            values = {}
+        node.xattrs = Xattrs(values, state_of(attr), asked_at)
+        return values
+
+    def _tiers(self, attr: Attr, file: RemoteFile | None) -> str:
+        held = 0 if file is None else sum(extent.length for extent in file.cached.extents())
+        return f"node-ram={held}/{attr.size}"
+
+
+def _version(attr: Attr, file: RemoteFile | None) -> str:
+    """The version token: device:inode:size:mtime_ns:ctime_ns."""
+    return f"{attr.dev}:{attr.ino}:{attr.size}:{attr.mtime_ns}:{attr.ctime_ns}"
+
+
+def _growing(attr: Attr, file: RemoteFile | None) -> str:
+    age = time.time() - attr.mtime_ns / 1e9
+    return "yes" if age < _GROWING else "no"

@@ -1,0 +1,351 @@
+"""Everything that touches pyfuse3: handlers, attribute conversion, notices to the kernel.
+
+The meaning of each call is in `dadafs.operations`; here it is only translated, so that the binding can be replaced.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+import pyfuse3
+import trio
+
+from dadafs.counters import Counters
+from dadafs.explain import Explainer
+from dadafs.guard import Guard, guarded
+from dadafs.kernel_cache import Told
+from dadafs.node import ROOT_ID
+from dadafs.operations import Operations
+from dadafs.virtual_files import VirtualFiles
+
+log = logging.getLogger(__name__)
+
+_IGNORED = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENOTEMPTY}
+
+
+class KernelNotices:
+    """Tells the kernel to forget, from worker threads: such a notice may wait for a request that we must answer.
+
+    Names and attributes go through one thread and cached pages through another, because dropping pages waits for
+    reads that are in progress.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[tuple[int, bytes | None], None] = {}
+        self._pages: dict[int, None] = {}
+        self._pending: dict[int, int] = {}
+        self._wake_names = trio.Event()
+        self._wake_pages = trio.Event()
+        self._threads = trio.CapacityLimiter(8)
+        self.on_forgotten: Callable[[int], None] = lambda node_id: None
+
+    def entry(self, parent: int, name: bytes) -> None:
+        """Forget what is at `name`, soon."""
+        self._names[(parent, name)] = None
+        self._wake_names.set()
+
+    def attributes(self, node_id: int) -> None:
+        """Forget the attributes of `node_id`, soon."""
+        if (node_id, None) not in self._names:
+            self._names[(node_id, None)] = None
+            self._begin(node_id)
+            self._wake_names.set()
+
+    def pages(self, node_id: int) -> None:
+        """Forget the attributes and the cached pages of `node_id`, soon."""
+        if node_id not in self._pages:
+            self._pages[node_id] = None
+            self._begin(node_id)
+            self._wake_pages.set()
+
+    def busy(self, node_id: int) -> bool:
+        """Whether anything about `node_id` is still to be forgotten."""
+        return node_id in self._pending
+
+    async def attributes_now(self, node_id: int) -> None:
+        """Return when the attributes of `node_id` are forgotten."""
+        await self._now(_forget_attributes, node_id)
+
+    async def pages_now(self, node_id: int) -> None:
+        """Return when the attributes and pages of `node_id` are forgotten."""
+        await self._now(_forget_pages, node_id)
+
+    async def _now(self, action: Callable[[int], None], node_id: int) -> None:
+        self._begin(node_id)
+        try:
+            await trio.to_thread.run_sync(action, node_id, abandon_on_cancel=True, limiter=self._threads)
+        finally:
+            self._done(node_id)
+
+    def _begin(self, node_id: int) -> None:
+        self._pending[node_id] = self._pending.get(node_id, 0) + 1
+
+    def _done(self, node_id: int) -> None:
+        left = self._pending[node_id] - 1
+        if left:
+            self._pending[node_id] = left
+        else:
+            del self._pending[node_id]
+        self.on_forgotten(node_id)
+
+    async def run(self) -> None:
+        """Background task: deliver what is to be forgotten soon. Runs until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_names)
+            nursery.start_soon(self._run_pages)
+
+    async def _run_names(self) -> None:
+        while True:
+            await self._wake_names.wait()
+            self._wake_names = trio.Event()
+            batch, self._names = list(self._names), {}
+            await trio.to_thread.run_sync(_deliver_names, batch, abandon_on_cancel=True, limiter=self._threads)
+            for node_id, name in batch:
+                if name is None:
+                    self._done(node_id)
+
+    async def _run_pages(self) -> None:
+        while True:
+            await self._wake_pages.wait()
+            self._wake_pages = trio.Event()
+            batch, self._pages = list(self._pages), {}
+            await trio.to_thread.run_sync(_deliver_pages, batch, abandon_on_cancel=True, limiter=self._threads)
+            for node_id in batch:
+                self._done(node_id)
+
+
+def _deliver_names(batch: Iterable[tuple[int, bytes | None]]) -> None:
+    for node_id, name in batch:
+        if name is None:
+            _forget_attributes(node_id)
+        else:
+            _notice(pyfuse3.invalidate_entry, node_id, name)
+
+
+def _deliver_pages(batch: Iterable[int]) -> None:
+    for node_id in batch:
+        _forget_pages(node_id)
+
+
+def _forget_attributes(node_id: int) -> None:
+    _notice(pyfuse3.invalidate_inode, node_id, True)
+
+
+def _forget_pages(node_id: int) -> None:
+    _notice(pyfuse3.invalidate_inode, node_id, False)
+
+
+def _notice(action: Callable[..., None], *arguments: object) -> None:
+    try:
+        action(*arguments)
+    except OSError as problem:
+        if problem.errno not in _IGNORED:  # what the kernel does not know it need not forget
+            log.info("the kernel refused a notice: %s", problem)
+
+
+class _AbandonedReplies(logging.Filter):
+    """Keeps pyfuse3 quiet about replies to requests that were interrupted: the kernel has forgotten those."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return not ("fuse_reply_" in message and os.strerror(errno.ENOENT) in message)
+
+
+def _refuse(number: int) -> Callable[..., Any]:
+    async def handler(self: FuseAdapter, *arguments: object) -> NoReturn:
+        raise pyfuse3.FUSEError(number)
+
+    return handler
+
+
+class FuseAdapter(pyfuse3.Operations):
+    """The handlers. `flush`, `fsync` and `access` are left out on purpose: the kernel then stops asking."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+    enable_acl = False
+
+    def __init__(
+        self, operations: Operations, virtual: VirtualFiles, explainer: Explainer, counters: Counters, patience: float
+    ) -> None:
+        super().__init__()
+        self._operations = operations
+        self._virtual = virtual
+        self._explainer = explainer
+        self.guard = Guard(counters, patience=patience, error=pyfuse3.FUSEError, describe=self._describe)
+        self._listed = pyfuse3.EntryAttributes()
+        logging.getLogger("pyfuse3").addFilter(_AbandonedReplies())
+
+    def _describe(self, call: str, arguments: tuple[Any, ...]) -> str:
+        """What a call was about, for the log."""
+        if call == "read":
+            handle, offset, length = arguments
+            return f"{self._operations.name_of_handle(handle)} ({length} bytes at {offset})"
+        if call == "lookup":
+            return self._operations.name_of(arguments[0]) + "/" + os.fsdecode(arguments[1])
+        return self._operations.name_of(arguments[0]) if arguments else ""
+
+    # --- names and attributes ----------------------------------------------------------------------------------
+
+    @guarded("N01")
+    async def lookup(self, parent: int, name: bytes, ctx: object = None) -> pyfuse3.EntryAttributes:
+        told = self._operations.lookup_known(parent, name)
+        if told is None or parent == ROOT_ID:
+            virtual = self._virtual.lookup(parent, name)
+            if virtual is not None:
+                return _entry(pyfuse3.EntryAttributes(), virtual)
+        if told is None:
+            told = await self.guard.within(self._operations.lookup(parent, name))
+        return _entry(pyfuse3.EntryAttributes(), told)
+
+    @guarded("N02")
+    async def getattr(self, node_id: int, ctx: object = None) -> pyfuse3.EntryAttributes:
+        told = self._virtual.getattr(node_id) or self._operations.getattr_known(node_id)
+        if told is None:
+            told = await self.guard.within(self._operations.getattr(node_id))
+        entry = _entry(pyfuse3.EntryAttributes(), told)
+        if node_id == ROOT_ID and told.fields is not None:
+            entry.st_ino = told.fields[1]
+        return entry
+
+    @guarded("N11")
+    async def forget(self, forgotten: Sequence[tuple[int, int]]) -> None:
+        self._operations.forget(forgotten)
+
+    @guarded("N03")
+    async def readlink(self, node_id: int, ctx: object = None) -> bytes:
+        return await self.guard.within(self._operations.readlink(node_id))
+
+    # --- directories -------------------------------------------------------------------------------------------
+
+    @guarded("N06")
+    async def opendir(self, node_id: int, ctx: object = None) -> int:
+        if self._virtual.owns(node_id):
+            return self._virtual.opendir(node_id)
+        return await self.guard.within(self._operations.directories.opendir(node_id))
+
+    @guarded("N07")
+    async def readdir(self, handle: int, start: int, token: pyfuse3.ReaddirToken) -> None:
+        def emit(name: bytes, told: Told, following: int) -> bool:
+            return bool(pyfuse3.readdir_reply(token, name, _entry(self._listed, told), following))
+
+        if self._virtual.is_handle(handle):
+            self._virtual.readdir(handle, start, emit)
+        else:
+            await self.guard.within(self._operations.directories.readdir(handle, start, emit))
+
+    @guarded("N12")
+    async def releasedir(self, handle: int) -> None:
+        if not self._virtual.is_handle(handle):
+            self._operations.directories.releasedir(handle)
+
+    # --- files -------------------------------------------------------------------------------------------------
+
+    @guarded("N04")
+    async def open(self, node_id: int, flags: int, ctx: object = None) -> pyfuse3.FileInfo:
+        if self._virtual.owns(node_id):
+            return pyfuse3.FileInfo(fh=self._virtual.open(node_id, flags), direct_io=True, keep_cache=False)
+        opened = self._operations.open_known(node_id, flags)
+        if opened is None:
+            opened = await self.guard.within(self._operations.open(node_id, flags))
+        return pyfuse3.FileInfo(fh=opened[0], keep_cache=opened[1])
+
+    @guarded("N05")
+    async def read(  # type: ignore[override]  # any buffer will do
+        self, handle: int, offset: int, length: int
+    ) -> bytes | memoryview:
+        if self._virtual.is_handle(handle):
+            return self._virtual.read(handle, offset, length)
+        return await self.guard.within(self._operations.read(handle, offset, length))
+
+    @guarded("N10")
+    async def release(self, handle: int) -> None:
+        if self._virtual.is_handle(handle):
+            self._virtual.release(handle)
+        else:
+            self._operations.release(handle)
+
+    # --- the rest ----------------------------------------------------------------------------------------------
+
+    @guarded("N08")
+    async def statfs(self, ctx: object = None) -> pyfuse3.StatvfsData:
+        reply = await self.guard.within(self._operations.statfs())
+        data = pyfuse3.StatvfsData()
+        for field in ("bsize", "frsize", "blocks", "bfree", "bavail", "files", "ffree", "favail", "namemax"):
+            setattr(data, "f_" + field, getattr(reply, field))
+        return data
+
+    @guarded("N09")
+    async def getxattr(self, node_id: int, name: bytes, ctx: object = None) -> bytes:
+        if self._virtual.owns(node_id):
+            raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
+        return await self.guard.within(self._explainer.getxattr(node_id, name))
+
+    @guarded("N13")
+    async def listxattr(self, node_id: int, ctx: object = None) -> list[bytes]:
+        if self._virtual.owns(node_id):
+            return []
+        return await self.guard.within(self._explainer.listxattr(node_id))
+
+    # --- writing: never (P1). A read-only mount answers most of this itself; nothing may depend on that ----------
+
+    setattr = _refuse(errno.EROFS)
+    mknod = _refuse(errno.EROFS)
+    mkdir = _refuse(errno.EROFS)
+    unlink = _refuse(errno.EROFS)
+    rmdir = _refuse(errno.EROFS)
+    symlink = _refuse(errno.EROFS)
+    rename = _refuse(errno.EROFS)
+    link = _refuse(errno.EROFS)
+    create = _refuse(errno.EROFS)
+    write = _refuse(errno.EROFS)
+    setxattr = _refuse(errno.EROFS)
+    removexattr = _refuse(errno.EROFS)
+
+
+def _entry(entry: pyfuse3.EntryAttributes, told: Told) -> pyfuse3.EntryAttributes:
+    """Fill `entry` with what the kernel is to be told."""
+    entry.st_ino = told.id
+    entry.entry_timeout = entry.attr_timeout = told.timeout
+    fields = told.fields
+    if fields is not None:
+        (
+            _,
+            _,
+            entry.st_mode,
+            entry.st_nlink,
+            entry.st_uid,
+            entry.st_gid,
+            entry.st_rdev,
+            entry.st_size,
+            entry.st_blocks,
+            entry.st_blksize,
+            entry.st_atime_ns,
+            entry.st_mtime_ns,
+            entry.st_ctime_ns,
+        ) = fields
+    return entry
+
+
+def mount(adapter: FuseAdapter, mountpoint: str, options: Iterable[str]) -> None:
+    """Mount; from now on the kernel sends requests. Raises RuntimeError where it cannot."""
+    pyfuse3.init(adapter, mountpoint, set(options))
+
+
+async def serve() -> None:
+    """Answer requests until the file system is unmounted or `stop` is called."""
+    await pyfuse3.main(min_tasks=2, max_tasks=64)
+
+
+def stop() -> None:
+    """Make `serve` return."""
+    pyfuse3.terminate()
+
+
+def close(*, unmount: bool) -> None:
+    """Let go of the kernel's connection; without `unmount` the path gives errors from now on."""
+    pyfuse3.close(unmount=unmount)

@@ -1,0 +1,50 @@
+"""What the kernel is told, and how it is made to forget: the words between operations and the FUSE binding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from dadafs.listing import Fields
+
+#: Share of `freshness` that the kernel's timeouts stay below it: clocks tick, replies travel.
+_MARGIN = 0.1
+
+
+class Told(NamedTuple):
+    """What the kernel is told about an object: its id (0: nothing is there), attributes, and for how long."""
+
+    id: int
+    fields: Fields | None
+    timeout: float
+
+
+class KernelCache(Protocol):
+    """The kernel's caches of this mount, as `dadafs.fuse_adapter` reaches them. Unknown ids are no error."""
+
+    def entry(self, parent: int, name: bytes) -> None:
+        """Forget what is at `name`, soon."""
+
+    def attributes(self, node_id: int) -> None:
+        """Forget the attributes of `node_id`, soon."""
+
+    def pages(self, node_id: int) -> None:
+        """Forget the attributes and the cached pages of `node_id`, soon."""
+
+    def busy(self, node_id: int) -> bool:
+        """Whether anything about `node_id` is still to be forgotten."""
+
+    async def attributes_now(self, node_id: int) -> None:
+        """Return when the attributes of `node_id` are forgotten."""
+
+    async def pages_now(self, node_id: int) -> None:
+        """Return when the attributes and pages of `node_id` are forgotten."""
+
+
+#: Called as emit(name, told, cookie of the next entry); False when the reply is full.
+Emit = Callable[[bytes, Told, int], bool]
+
+
+def timeout(until: float, now: float, freshness: float) -> float:
+    """Seconds for which the kernel may believe what is valid until `until`."""
+    return max(0.0, until - now - freshness * _MARGIN)

@@ -1,0 +1,122 @@
+"""What the tree is made of: nodes, directories, beliefs and places."""
+
+from __future__ import annotations
+
+from array import array
+
+from dadafs.listing import Listing, Page
+from dadafs.wire.messages import Attr
+
+ROOT_ID = 1
+#: Ids from here up are ours: objects of another device, or whose inode number is taken.
+OWN_IDS = 1 << 63
+
+
+class Belief:
+    """What the head said about one name; `attr` None: nothing is there."""
+
+    __slots__ = ("asked_at", "attr", "generation", "leased", "target")
+
+    def __init__(self, attr: Attr | None, target: bytes | None, asked_at: float, generation: int, leased: bool) -> None:
+        self.attr = attr
+        self.target = target
+        self.asked_at = asked_at
+        self.generation = generation
+        self.leased = leased
+
+
+class Node:
+    """One object that the kernel holds references to.
+
+    `links` are the names it was seen under, newest last; `opens` counts open handles. `told` is the state the kernel
+    was last told, `pages` the state that its cached pages belong to: (size, mtime_ns, ctime_ns), None where unknown.
+    `renewals` counts how often the kernel was told of another state, or to forget the one it had.
+    `reading` counts reads in progress, `cut`: it shrank meanwhile, and the kernel is told after them. `doubtful`: pages
+    were read while the file's times could not prove its state.
+    """
+
+    __slots__ = (
+        "cut",
+        "dev",
+        "doubtful",
+        "id",
+        "ino",
+        "links",
+        "lookups",
+        "opens",
+        "pages",
+        "reading",
+        "renewals",
+        "told",
+        "xattrs",
+    )
+
+    def __init__(self, node_id: int, dev: int, ino: int) -> None:
+        self.id = node_id
+        self.dev = dev
+        self.ino = ino
+        self.links: list[tuple[Directory, bytes]] = []
+        self.lookups = 0
+        self.opens = 0
+        self.renewals = 0
+        self.reading = 0
+        self.cut = False
+        self.doubtful = False
+        self.told: State | None = None
+        self.pages: State | None = None
+        self.xattrs: Xattrs | None = None
+
+
+class Directory(Node):
+    """A directory node: what is believed about the names in it, and the directory nodes directly below.
+
+    `own` is the belief about its own attributes; it counts only when asked at or after `void_at`, the last time a
+    push told of a name that came or went. `pins` counts nodes that are linked here. `places` are its pages whose
+    names the kernel holds.
+    """
+
+    __slots__ = ("charged", "listing", "names", "own", "pins", "places", "subdirs", "void_at")
+
+    def __init__(self, node_id: int, dev: int, ino: int) -> None:
+        super().__init__(node_id, dev, ino)
+        self.own: Belief | None = None
+        self.void_at = float("-inf")
+        self.listing: Listing | None = None
+        self.names: dict[bytes, Belief] = {}
+        self.subdirs: dict[bytes, Directory] = {}
+        self.places: dict[Page, Place] = {}
+        self.pins = 0
+        self.charged = 0
+
+
+class Place:
+    """A page of a listing some of whose names the kernel holds: `counts` are their lookup counts."""
+
+    __slots__ = ("counts", "directory", "holders", "number", "page")
+
+    def __init__(self, number: int, directory: Directory, page: Page) -> None:
+        self.number = number
+        self.directory = directory
+        self.page = page
+        self.counts = array("I", bytes(4 * page.count))
+        self.holders = 0
+
+
+#: What tells two states of a file apart: (size, mtime_ns, ctime_ns).
+State = tuple[int, int, int]
+
+
+def state_of(attr: Attr) -> State:
+    """The state that `attr` describes."""
+    return attr.size, attr.mtime_ns, attr.ctime_ns
+
+
+class Xattrs:
+    """The extended attributes of a node, as they were in the state `state`, asked for at `asked_at`."""
+
+    __slots__ = ("asked_at", "state", "values")
+
+    def __init__(self, values: dict[bytes, bytes], state: State | None, asked_at: float) -> None:
+        self.values = values
+        self.state = state
+        self.asked_at = asked_at

@@ -1,0 +1,487 @@
+"""What each file-system call means, in our own types: no pyfuse3 here.
+
+The calls that can be answered from live beliefs have a plain function (`..._known`, None where the head must be
+asked) beside the coroutine, so that the common case costs no task switch and no deadline. All coroutines raise
+`OSError`; the adapter's guard makes errors of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Sequence
+
+import msgspec
+import trio
+
+from dadafs.beliefs import Found
+from dadafs.counters import Counters
+from dadafs.directories import Directories
+from dadafs.kernel_cache import KernelCache, Told, timeout
+from dadafs.node import Belief, Directory, Node, state_of
+from dadafs.policy.lease import NEVER
+from dadafs.policy.prefetch import Streams
+from dadafs.reader import Reader
+from dadafs.remote_file import RemoteFile, RemoteFiles
+from dadafs.session import Session
+from dadafs.tree import Tree
+from dadafs.wire.messages import Attr, StatfsReply
+from dadafs.wire.paths import MAX_COMPONENT, split
+
+#: Open flags that ask for anything but reading.
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND | os.O_CREAT
+_READ_ATTEMPTS = 8
+
+_astuple = msgspec.structs.astuple
+
+
+class Handle:
+    """An open file: the node, the remote file that is read, and the prefetch state of this handle."""
+
+    __slots__ = ("file", "node", "streams")
+
+    def __init__(self, node: Node, file: RemoteFile, streams: Streams) -> None:
+        self.node = node
+        self.file = file
+        self.streams = streams
+
+
+class Operations:
+    """The calls of one mount."""
+
+    def __init__(
+        self,
+        session: Session,
+        tree: Tree,
+        files: RemoteFiles,
+        reader: Reader,
+        kernel: KernelCache,
+        counters: Counters,
+    ) -> None:
+        self.session = session
+        self.tree = tree
+        self.beliefs = tree.beliefs
+        self.files = files
+        self.reader = reader
+        self.kernel = kernel
+        self.counters = counters
+        self._handles: dict[int, Handle] = {}
+        self.directories = Directories(session, tree, self._new_handle)
+        self._next_handle = 1
+        self._recheck_below = tree.beliefs.leases.freshness / 2
+
+    # --- attributes --------------------------------------------------------------------------------------------
+
+    def _timeout(self, until: float, now: float) -> float:
+        """How long the kernel may believe what is valid until `until`."""
+        return timeout(until, now, self.beliefs.leases.freshness)
+
+    async def _ask(self, directory: Directory, name: bytes) -> Found:
+        """What the head says is at `name` now."""
+        answer = await self.session.stat(self.tree.path(directory, name))
+        entry = answer.value
+        belief = Belief(entry.attr, entry.target, answer.asked_at, answer.generation, entry.leased)
+        return self._learnt(directory, name, belief)
+
+    def _learnt(self, directory: Directory, name: bytes, belief: Belief) -> Found:
+        """Remember an answer of the head; the newest there is about that name, be it this one or not."""
+        now = self.session.now()
+        if belief.asked_at != NEVER:
+            self.beliefs.learn(directory, name, belief)
+            found = self.beliefs.believed(directory, name, now)
+            if found is not None:
+                return found
+        return Found(belief.attr, belief.target, now, belief.asked_at, belief.generation, belief.leased)
+
+    async def _ask_directory(self, directory: Directory) -> Found:
+        """The attributes of `directory` itself, asked of the head under its present name."""
+        if directory.links:
+            return await self._ask(*directory.links[-1])
+        if directory is not self.tree.root:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        answer = await self.session.stat(b"")
+        attr = answer.value.attr
+        if answer.asked_at != NEVER and attr is not None:
+            self.beliefs.learn_own(
+                directory, Belief(attr, None, answer.asked_at, answer.generation, answer.value.leased)
+            )
+        found = self.beliefs.believed_directory(directory, self.session.now())
+        if found is not None:
+            return found
+        return Found(attr, None, NEVER, answer.asked_at, answer.generation, False)
+
+    async def _tell(self, node: Node | None, node_id: int, found: Found) -> Told:
+        """The reply for an object that exists; what the kernel has cached of a file is put right before it."""
+        attr = found.attr
+        assert attr is not None
+        if node is not None and node.pages is not None:
+            await self._before_telling(node, found, attr)
+        if node is not None:
+            self._note_told(node, attr)
+        return Told(node_id, _astuple(attr), self._timeout(found.until, self.session.now()))
+
+    async def _before_telling(self, node: Node, found: Found, attr: Attr) -> None:
+        """A file with cached pages: bring its reader to the new state, and drop pages of an old one first.
+
+        The kernel raises the size before it drops pages, so that a reader in between would see the zeros that fill
+        the last page of the old size; nothing may be left there when it hears of the new size.
+        """
+        state = state_of(attr)
+        file = self.files.find((node.dev, node.ino)) if node.opens else None
+        if file is not None and state_of(file.attr) != state and found.asked_at > file.asked_at:
+            self._advance(node, file, found, attr)
+        told = node.told
+        if told is None or told == state or node.pages == state:
+            return
+        if state[0] > told[0] or state[:2] == told[:2]:  # else the kernel does it itself, in the right order
+            await self.kernel.pages_now(node.id)
+            node.pages = None
+
+    def _advance(self, node: Node, file: RemoteFile, found: Found, attr: Attr) -> None:
+        """Tell the open remote file what was learnt about it under one of its names."""
+        if not node.links:
+            return
+        self.files.believed(
+            self.tree.path_of(node.id), attr, asked_at=found.asked_at, generation=found.generation, leased=found.leased
+        ).close()
+
+    def _note_told(self, node: Node, attr: Attr) -> None:
+        state = state_of(attr)
+        if node.told != state:
+            node.told = state
+            node.renewals += 1
+
+    def getattr_known(self, node_id: int) -> Told | None:
+        """`getattr`, where nothing has to be asked and nothing to be dropped."""
+        now = self.session.now()
+        node = self.tree.find(node_id)
+        found = self._believed(node_id, node, now)
+        if found is None or found.attr is None:
+            return None
+        if node is not None:
+            state = state_of(found.attr)
+            if node.pages is not None and node.told != state:
+                return None
+            self._note_told(node, found.attr)
+        return Told(node_id, _astuple(found.attr), self._timeout(found.until, now))
+
+    def _believed(self, node_id: int, node: Node | None, now: float) -> Found | None:
+        """The live belief about an object, under one of its names."""
+        if isinstance(node, Directory):
+            return self.beliefs.believed_directory(node, now)
+        place = self.tree.place_of(node_id)
+        if place is None:
+            return None
+        found = self.beliefs.believed(*place, now)
+        if found is None or found.attr is None:
+            return None
+        if self.tree.id_of(found.attr.dev, found.attr.ino) != node_id:
+            return None
+        return found
+
+    async def getattr(self, node_id: int) -> Told:
+        """The attributes of an object. Raises OSError (ESTALE where it is gone and not open)."""
+        node = self.tree.find(node_id)
+        if isinstance(node, Directory):
+            found = await self._ask_directory(node)
+            if found.attr is None or self.tree.id_of(found.attr.dev, found.attr.ino) != node_id:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            return await self._tell(node, node_id, found)
+        found = await self._find_again(node_id)
+        return await self._tell(self.tree.find(node_id), node_id, found)
+
+    async def _find_again(self, node_id: int) -> Found:
+        """What is known of a file, under any of its names, or through an open handle when it has none left."""
+        while (place := self.tree.place_of(node_id)) is not None:
+            directory, name = place
+            now = self.session.now()
+            found = self.beliefs.believed(directory, name, now) or await self._ask(directory, name)
+            if found.attr is not None and self.tree.id_of(found.attr.dev, found.attr.ino) == node_id:
+                return found
+            self.tree.unlink(node_id, directory, name)
+        return await self._through_handle(self.tree.node(node_id))
+
+    async def _through_handle(self, node: Node) -> Found:
+        file = self.files.find((node.dev, node.ino)) if node.opens else None
+        if file is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        await file.refresh()
+        until = self.beliefs.until(file.asked_at, file.generation, file.leased, self.session.now())
+        return Found(file.attr, None, until, file.asked_at, file.generation, file.leased)
+
+    # --- names -------------------------------------------------------------------------------------------------
+
+    def lookup_known(self, parent: int, name: bytes) -> Told | None:
+        """`lookup`, where nothing has to be asked and nothing to be dropped."""
+        directory = self.tree.find(parent)
+        if not isinstance(directory, Directory):
+            return None
+        now = self.session.now()
+        found = self.beliefs.believed(directory, name, now)
+        if found is None:
+            return None
+        attr = found.attr
+        timeout = self._timeout(found.until, now)
+        if attr is None:
+            return Told(0, None, timeout)
+        node_id = self.tree.id_of(attr.dev, attr.ino)
+        node = self.tree.find(node_id)
+        if node is not None and node.pages is not None and node.told != state_of(attr):
+            return None
+        node = self.tree.looked_up(directory, name, attr)
+        if node is not None:
+            self._note_told(node, attr)
+        return Told(node_id, _astuple(attr), timeout)
+
+    async def lookup(self, parent: int, name: bytes) -> Told:
+        """What is at `name` in the directory `parent`; id 0 where nothing is. Raises OSError."""
+        directory = self.tree.directory(parent)
+        if len(name) > MAX_COMPONENT:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        now = self.session.now()
+        found = self.beliefs.believed(directory, name, now) or await self._ask(directory, name)
+        if found.attr is None:
+            return Told(0, None, self._timeout(found.until, self.session.now()))
+        node_id = self.tree.id_of(found.attr.dev, found.attr.ino)
+        node = self.tree.find(node_id)
+        if node is not None and node.pages is not None:
+            await self._before_telling(node, found, found.attr)
+        told = Told(node_id, _astuple(found.attr), self._timeout(found.until, self.session.now()))
+        node = self.tree.looked_up(directory, name, found.attr)
+        if node is not None:
+            self._note_told(node, found.attr)
+        return told
+
+    def forget(self, forgotten: Sequence[tuple[int, int]]) -> None:
+        """The kernel gives references back: pairs of id and count."""
+        for node_id, count in forgotten:
+            self.tree.forget(node_id, count)
+
+    async def readlink(self, node_id: int) -> bytes:
+        """The text of a symbolic link. Raises OSError."""
+        found = self._believed(node_id, self.tree.find(node_id), self.session.now())
+        if found is None or found.target is None:
+            found = await self._find_again(node_id)
+        if found.target is None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return found.target
+
+    # --- files -----------------------------------------------------------------------------------------------------
+
+    def _new_handle(self) -> int:
+        self._next_handle += 1
+        return self._next_handle
+
+    def open_known(self, node_id: int, flags: int) -> tuple[int, bool] | None:
+        """`open`, where nothing has to be asked and nothing to be dropped."""
+        node = self.tree.find(node_id)
+        if node is None or flags & _WRITING:
+            return None
+        found = self._believed(node_id, node, self.session.now())
+        if found is None or found.attr is None or node.told != state_of(found.attr):
+            return None
+        if not stat.S_ISREG(found.attr.mode):
+            return None
+        file = self._believed_file(node, found, found.attr)
+        if state_of(file.attr) == node.told:
+            return self._opened(node, file)
+        file.close()
+        return None
+
+    def _believed_file(self, node: Node, found: Found, attr: Attr) -> RemoteFile:
+        return self.files.believed(
+            self.tree.path_of(node.id),
+            attr,
+            asked_at=found.asked_at,
+            generation=found.generation,
+            leased=found.leased,
+        )
+
+    async def open(self, node_id: int, flags: int) -> tuple[int, bool]:
+        """A handle for reading, and whether the kernel's pages are still good. Raises OSError (EROFS, ...)."""
+        if flags & _WRITING:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        node = self.tree.node(node_id)
+        found = self._believed(node_id, node, self.session.now())
+        if found is not None and found.attr is not None and stat.S_ISREG(found.attr.mode):
+            file = self._believed_file(node, found, found.attr)
+        else:
+            file = await self._open_asking(node)
+        node.opens += 1  # it must not be forgotten while the kernel is told
+        try:
+            if node.told is not None and node.told != state_of(file.attr):
+                await self.kernel.attributes_now(node.id)
+        except BaseException:
+            file.close()
+            self.tree.closed(node)
+            raise
+        node.opens -= 1
+        return self._opened(node, file)
+
+    async def _open_asking(self, node: Node) -> RemoteFile:
+        """Ask the head to open the file under the name it was last seen at."""
+        if isinstance(node, Directory):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        while node.links:
+            directory, name = node.links[-1]
+            file, answer = await self.files.open(self.tree.path(directory, name))
+            attr = answer.value.attr
+            belief = Belief(attr, None, answer.asked_at, answer.generation, answer.value.leased)
+            self._learnt(directory, name, belief)
+            if self.tree.id_of(attr.dev, attr.ino) == node.id:
+                return file
+            file.close()
+            self.tree.unlink(node.id, directory, name)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))  # the kernel looks the name up again
+
+    def _opened(self, node: Node, file: RemoteFile) -> tuple[int, bool]:
+        state = state_of(file.attr)
+        keep = node.pages == state and file.settled and not node.doubtful
+        if not keep:
+            node.doubtful = not file.settled
+        node.pages = state
+        node.opens += 1
+        handle = self._new_handle()
+        self._handles[handle] = Handle(node, file, self.reader.open_streams(file))
+        return handle, keep
+
+    async def read(self, handle: int, offset: int, length: int) -> bytes | memoryview:
+        """Bytes of an open file; fewer than asked for only at the size that the kernel believes in."""
+        opened = self._handles[handle]
+        node, file = opened.node, opened.file
+        renewals = node.renewals
+        node.reading += 1
+        try:
+            data = await self.reader.read(file, opened.streams, offset, length)
+            if not file.settled:
+                node.doubtful = True
+            if len(data) == length:
+                return data
+            return await self._up_to_the_end(opened, offset, length, data, renewals)
+        finally:
+            node.reading -= 1
+            if node.cut and not node.reading:
+                node.cut = False
+                self.after_reply(self.kernel.pages, node.id)
+
+    async def _up_to_the_end(
+        self, opened: Handle, offset: int, length: int, data: bytes | memoryview, renewals: int
+    ) -> bytes | memoryview:
+        """A short reply tells the kernel where the file ends, and what it asked for beyond it becomes zeros.
+
+        At the size it was last told, that is right. Where the file was cut, it takes the size from the short reply,
+        but only when it was told nothing since it asked; otherwise this read has to fail, and the kernel, which
+        fails no reader for a failed readahead, asks again.
+        """
+        node = opened.node
+        for _ in range(_READ_ATTEMPTS):
+            end = offset + len(data)
+            if node.told is None or end >= min(node.told[0], offset + length):
+                return data
+            if opened.file.size <= end:
+                if node.renewals == renewals and not self.kernel.busy(node.id):
+                    return data
+                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            renewals = node.renewals
+            data = await self.reader.read(opened.file, opened.streams, offset, length)
+        raise OSError(errno.EIO, "the file never stands still")
+
+    def release(self, handle: int) -> None:
+        """The handle is closed."""
+        opened = self._handles.pop(handle)
+        self.reader.close_streams(opened.streams)
+        opened.file.close()
+        self.tree.closed(opened.node)
+
+    def file_changed(self, file: RemoteFile, old: Attr, new: Attr) -> None:
+        """An open file changed in place: its readers, those through mapped pages too, must see it."""
+        node = self.tree.find(self.tree.id_of(new.dev, new.ino))
+        if node is None:
+            return
+        if not file.orphaned:
+            directory, name = split(file.path)
+            parent = self.tree.directory_at(directory)
+            if parent is not None:
+                self.beliefs.learn(parent, name, Belief(new, None, file.asked_at, file.generation, file.leased))
+        if node.reading and node.told is not None and new.size < node.told[0]:
+            node.cut = True  # the short replies to these reads cut the file; nothing may be told before
+        elif node.pages is not None:
+            self.kernel.pages(node.id)
+        else:
+            self.kernel.attributes(node.id)
+
+    def after_reply(self, action: Callable[[int], None], node_id: int) -> None:
+        """Call `action(node_id)` when the reply that is being made has gone to the kernel."""
+        trio.lowlevel.current_trio_token().run_sync_soon(action, node_id)
+
+    def forgotten(self, node_id: int) -> None:
+        """The kernel has just forgotten what it knew of `node_id` (called by the kernel cache)."""
+        node = self.tree.find(node_id)
+        if node is not None:
+            node.renewals += 1
+
+    async def watch(self) -> None:
+        """Background task: ask about open files that no lease covers, so that mapped pages follow changes too.
+
+        A program that reads through `mmap` makes no call that could ask.
+        """
+        interval = max(self.beliefs.leases.freshness / 4, 0.05)
+        while True:
+            await trio.sleep(interval)
+            for handle in {handle.node.id: handle for handle in self._handles.values()}.values():
+                with contextlib.suppress(OSError):  # whoever reads it is told
+                    await self.recheck(handle)
+
+    async def recheck(self, handle: Handle) -> None:
+        """Ask about an open file that no lease covers. Raises OSError."""
+        node, file = handle.node, handle.file
+        if node.doubtful and file.settled:
+            node.doubtful = False
+            self.kernel.pages(node.id)
+        now = self.session.now()
+        if self.beliefs.until(file.asked_at, file.generation, file.leased, now) - now > self._recheck_below:
+            return
+        found = await self._find_again(node.id)
+        if found.attr is not None:
+            await self._before_telling(node, found, found.attr)
+
+    # --- the rest ----------------------------------------------------------------------------------------------------
+
+    async def statfs(self) -> StatfsReply:
+        """statvfs of the export. Raises OSError."""
+        return await self.session.statfs()
+
+    async def attributes_of(self, node_id: int) -> Attr:
+        """The attributes of an object, believed or asked for. Raises OSError."""
+        node = self.tree.find(node_id)
+        found = self._believed(node_id, node, self.session.now())
+        if found is None:
+            if isinstance(node, Directory):
+                found = await self._ask_directory(node)
+            else:
+                found = await self._find_again(node_id)
+        if found.attr is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return found.attr
+
+    def name_of(self, node_id: int) -> str:
+        """What to call an object in a log line."""
+        try:
+            return "/" + os.fsdecode(self.tree.path_of(node_id))
+        except OSError:
+            return f"object {node_id}"
+
+    def name_of_handle(self, handle: int) -> str:
+        """What to call an open file in a log line."""
+        opened = self._handles.get(handle)
+        return f"handle {handle}" if opened is None else "/" + os.fsdecode(opened.file.path)
+
+    def statistics(self) -> dict[str, int]:
+        """How much is open, and how much the tree knows."""
+        return {
+            "open_files": len(self._handles),
+            "open_directories": len(self.directories),
+            **self.tree.statistics(),
+        }

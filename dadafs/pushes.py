@@ -1,0 +1,123 @@
+"""What a pushed change means: for the beliefs in the tree, and for what the kernel has cached.
+
+The kernel's own caches time out within `freshness` in any case; telling it at once makes changes visible at once, and
+is the only way to reach pages that are mapped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from dadafs.kernel_cache import KernelCache
+from dadafs.node import ROOT_ID, Belief, Directory
+from dadafs.tree import Tree
+from dadafs.wire.messages import Attr, Change, Changes, LeasesLost
+from dadafs.wire.paths import split
+
+log = logging.getLogger(__name__)
+
+
+class Pushes:
+    """Applies the head's pushes to one mount."""
+
+    def __init__(
+        self, tree: Tree, kernel: KernelCache, now: Callable[[], float], generation: Callable[[], int]
+    ) -> None:
+        self._tree = tree
+        self._beliefs = tree.beliefs
+        self._kernel = kernel
+        self._now = now
+        self._generation = generation
+
+    def received(self, push: Changes | LeasesLost) -> None:
+        """Take a push in. Never raises: a push that makes no sense is logged and costs the beliefs, not the mount."""
+        try:
+            if isinstance(push, Changes):
+                for change in push.changes:
+                    self._change(change)
+            else:
+                for path in push.paths:
+                    self._lost(path)
+        except Exception:
+            log.exception("a push could not be taken in; everything believed is forgotten")
+            self._beliefs.disbelieve_below(self._tree.root)
+
+    def _change(self, change: Change) -> None:
+        belief = Belief(change.attr, change.target, self._now(), self._generation(), True)
+        if not change.path:
+            self._root_changed(change, belief)
+            return
+        parent_path, name = split(change.path)
+        parent = self._tree.directory_at(parent_path)
+        if parent is None:
+            return
+        child = parent.subdirs.get(name)
+        if change.subtree and child is not None:
+            self._beliefs.disbelieve_below(child)
+        self._tell_kernel(parent, name, change.attr)
+        if parent.listing is not None or name in parent.names or child is not None:
+            self._beliefs.learn(parent, name, belief)
+            self._beliefs.drop_patches(parent)
+
+    def _root_changed(self, change: Change, belief: Belief) -> None:
+        root = self._tree.root
+        if change.subtree:
+            self._beliefs.disbelieve_below(root)
+        if change.attr is not None:
+            self._beliefs.learn_own(root, belief)
+        self._kernel.attributes(ROOT_ID)
+
+    def _tell_kernel(self, parent: Directory, name: bytes, attr: Attr | None) -> None:
+        known, old = self._beliefs.remembered(parent, name)
+        if known and _same(old, attr):
+            if attr is not None:
+                self._attributes_changed(attr)
+            return
+        self._kernel.entry(parent.id, name)
+        if not known or (old is None) != (attr is None):
+            parent.void_at = self._now()
+            self._kernel.attributes(parent.id)
+        if attr is not None:
+            self._attributes_changed(attr)
+
+    def _attributes_changed(self, attr: Attr) -> None:
+        node_id = self._tree.id_of(attr.dev, attr.ino)
+        node = self._tree.find(node_id)
+        if node is None:
+            if self._tree.known(node_id):
+                self._kernel.attributes(node_id)
+        elif node.reading and node.told is not None and attr.size < node.told[0]:
+            node.cut = True
+        elif node.pages is not None:
+            self._kernel.pages(node_id)
+        else:
+            self._kernel.attributes(node_id)
+
+    def _lost(self, path: bytes) -> None:
+        """What is believed of `path` and below was leased; from now on it is only as fresh as it is young."""
+        directory = self._tree.directory_at(path)
+        if directory is not None:
+            for each in self._beliefs.below(directory):
+                _unlease(each)
+        if path:
+            parent_path, name = split(path)
+            parent = self._tree.directory_at(parent_path)
+            if parent is not None and name in parent.names:
+                parent.names[name].leased = False
+
+
+def _unlease(directory: Directory) -> None:
+    if directory.own is not None:
+        directory.own.leased = False
+    if directory.listing is not None:
+        directory.listing.leased = False
+    for belief in directory.names.values():
+        belief.leased = False
+
+
+def _same(old: Attr | None, new: Attr | None) -> bool:
+    """Whether a name still leads to the same object, or to nothing as before."""
+    if old is None or new is None:
+        return old is new
+    return (old.dev, old.ino) == (new.dev, new.ino)

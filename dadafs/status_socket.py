@@ -1,0 +1,117 @@
+"""A mount's own unix socket: statistics for everyone, without touching the mount, so that nothing can hang on it.
+
+One JSON object a line each way: `{"command": "status"}` is answered with the report. The path follows from the
+device number of the mount, which /proc/self/mountinfo tells without asking the file system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from dadafs.errors import ExitCode, UserError
+
+_LONGEST_LINE = 65536
+_PATIENCE = 10.0
+
+
+def runtime_directory() -> Path:
+    """Where this user's sockets are: /run/dadafs for root."""
+    if os.geteuid() == 0:
+        return Path("/run/dadafs")
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(base) / "dadafs" if base else Path(f"/tmp/dadafs-{os.geteuid()}")
+
+
+def socket_path(device: str, directory: Path | None = None) -> Path:
+    """The socket of the mount on `device` ("major:minor")."""
+    return (directory or runtime_directory()) / f"mount-{device.replace(':', '-')}.sock"
+
+
+async def serve(path: Path, report: Callable[[], dict[str, Any]]) -> None:
+    """Answer on `path` until cancelled."""
+    _make_way(path)
+    listener = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+    try:
+        await listener.bind(str(path))
+        os.chmod(path, 0o666)  # statistics are for all
+        listener.listen(16)
+        async with trio.open_nursery() as nursery:
+            while True:
+                peer, _ = await listener.accept()
+                nursery.start_soon(_answer, trio.SocketStream(peer), report)
+    finally:
+        listener.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _make_way(path: Path) -> None:
+    """The directory exists, and no socket of a process that is gone is in the way."""
+    path.parent.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+
+
+async def _answer(stream: trio.SocketStream, report: Callable[[], dict[str, Any]]) -> None:
+    with trio.move_on_after(_PATIENCE):
+        try:
+            line = b""
+            while not line.endswith(b"\n") and len(line) < _LONGEST_LINE:
+                part = await stream.receive_some(_LONGEST_LINE)
+                if not part:
+                    return
+                line += part
+            await stream.send_all(_reply(line, report))
+        except trio.BrokenResourceError:
+            pass
+        finally:
+            await trio.aclose_forcefully(stream)
+
+
+def _reply(line: bytes, report: Callable[[], dict[str, Any]]) -> bytes:
+    try:
+        command = json.loads(line)["command"]
+    except (ValueError, TypeError, KeyError):
+        return b'{"error":"send one JSON object with a command"}\n'
+    if command != "status":
+        return b'{"error":"unknown command"}\n'
+    return json.dumps(report(), separators=(",", ":")).encode() + b"\n"
+
+
+def ask(device: str, command: str = "status", patience: float = _PATIENCE) -> dict[str, Any]:
+    """What the mount on `device` answers. Raises UserError where it does not. Blocks no longer than `patience`."""
+    for directory in dict.fromkeys((runtime_directory(), Path("/run/dadafs"))):
+        path = socket_path(device, directory)
+        if path.exists():
+            try:
+                return _ask(path, command, patience)
+            except (OSError, ValueError) as problem:
+                raise UserError(
+                    f"The mount process does not answer on {path} ({problem}); see whether it still runs.",
+                    ExitCode.UNREACHABLE,
+                ) from None
+    raise UserError(
+        f"There is no socket of a mount process for device {device}; it has ended, or belongs to another user.",
+        ExitCode.UNREACHABLE,
+    )
+
+
+def _ask(path: Path, command: str, patience: float) -> dict[str, Any]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+        peer.settimeout(patience)
+        peer.connect(str(path))
+        peer.sendall(json.dumps({"command": command}).encode() + b"\n")
+        parts = []
+        while part := peer.recv(65536):
+            parts.append(part)
+    answer = json.loads(b"".join(parts))
+    if not isinstance(answer, dict):
+        raise ValueError("not an object")
+    return answer

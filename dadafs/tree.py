@@ -1,0 +1,292 @@
+"""The objects and names that the kernel and the node know, what is believed of them, and for how long.
+
+Three kinds of knowledge are kept apart:
+
+* **Nodes**: what the kernel holds references to (lookup counts). They are facts and stay until the kernel forgets. A
+  node that came from a listing and was never used is one entry in `_compact`, not an object.
+* **Beliefs** (`dadafs.beliefs`): what the head said about a name or a whole directory, and until when that counts.
+* **Links**: the name under which a node was last seen. A hint: it counts only while a belief confirms the identity.
+
+Everything here is synchronous: no method awaits, so each leaves the tree consistent.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from dadafs.beliefs import Beliefs, MetadataBudget
+from dadafs.listing import Page
+from dadafs.node import OWN_IDS, ROOT_ID, Belief, Directory, Node, Place
+from dadafs.policy.lease import LeaseClock
+from dadafs.wire.messages import Attr
+
+_MAX_DEPTH = 2048
+_NODE_SIZE = 500
+_COMPACT_SIZE = 130
+
+
+class Tree:
+    """All nodes, links and beliefs of one mount."""
+
+    def __init__(self, root: Attr, leases: LeaseClock, budget: MetadataBudget, *, asked_at: float) -> None:
+        self.root = Directory(ROOT_ID, root.dev, root.ino)
+        self.root.own = Belief(root, None, asked_at, 0, False)
+        self._budget = budget
+        self._nodes: dict[int, Node] = {ROOT_ID: self.root}
+        self._compact: dict[int, int] = {}
+        self._places: dict[int, Place] = {}
+        self._next_place = 1
+        self._foreign: dict[tuple[int, int], int] = {}
+        self._next_own_id = OWN_IDS
+        self.beliefs = Beliefs(leases, budget, self.unlink)
+
+    # --- identities ------------------------------------------------------------------------------------------------
+
+    def id_of(self, dev: int, ino: int) -> int:
+        """The kernel's id of the object `(dev, ino)`: its inode number wherever that is unambiguous."""
+        if dev == self.root.dev and ROOT_ID < ino < OWN_IDS and ino != self.root.ino:
+            return ino
+        if ino == self.root.ino and dev == self.root.dev:
+            return ROOT_ID
+        own = self._foreign.get((dev, ino))
+        if own is None:
+            own = self._foreign[(dev, ino)] = self._next_own_id
+            self._next_own_id += 1
+        return own
+
+    def known(self, node_id: int) -> bool:
+        """Whether the kernel holds references to `node_id`."""
+        return node_id in self._nodes or node_id in self._compact
+
+    def find(self, node_id: int) -> Node | None:
+        """The node object, if there is one."""
+        return self._nodes.get(node_id)
+
+    def node(self, node_id: int) -> Node:
+        """The node, as an object. Raises OSError(ESTALE) for an id that was never handed out or was forgotten."""
+        node = self._nodes.get(node_id)
+        if node is not None:
+            return node
+        packed = self._compact.get(node_id)
+        if packed is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        place = self._places[packed >> 16]
+        index = packed & 0xFFFF
+        fields = place.page.fields(index)
+        node = self._new_node(node_id, fields[0], fields[1], fields[2])
+        node.told = (fields[7], fields[11], fields[12])
+        node.lookups = place.counts[index]
+        self._link(place.directory, place.page.name(index), node)
+        self._drop_compact(node_id, node.lookups)
+        return node
+
+    def directory(self, node_id: int) -> Directory:
+        """The directory `node_id`. Raises OSError (ESTALE, ENOTDIR)."""
+        node = self.node(node_id)
+        if not isinstance(node, Directory):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return node
+
+    def _new_node(self, node_id: int, dev: int, ino: int, mode: int) -> Node:
+        node = Directory(node_id, dev, ino) if stat.S_ISDIR(mode) else Node(node_id, dev, ino)
+        self._nodes[node_id] = node
+        self._budget.charge_metadata(_NODE_SIZE)
+        return node
+
+    # --- names -----------------------------------------------------------------------------------------------------
+
+    def place_of(self, node_id: int) -> tuple[Directory, bytes] | None:
+        """The directory and name under which `node_id` was last seen; None for the root and for orphans."""
+        node = self._nodes.get(node_id)
+        if node is not None:
+            return node.links[-1] if node.links else None
+        packed = self._compact.get(node_id)
+        if packed is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        place = self._places[packed >> 16]
+        return place.directory, place.page.name(packed & 0xFFFF)
+
+    def path(self, directory: Directory, name: bytes | None = None) -> bytes:
+        """The path of `name` in `directory` (of the directory itself without name). Raises OSError(ESTALE)."""
+        parts = [] if name is None else [name]
+        node = directory
+        while node is not self.root:
+            if not node.links or len(parts) > _MAX_DEPTH:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            node, part = node.links[-1]
+            parts.append(part)
+        parts.reverse()
+        return b"/".join(parts)
+
+    def path_of(self, node_id: int) -> bytes:
+        """A path of `node_id`. Raises OSError(ESTALE) for orphans."""
+        if node_id == ROOT_ID:
+            return b""
+        place = self.place_of(node_id)
+        if place is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return self.path(*place)
+
+    def _link(self, directory: Directory, name: bytes, node: Node) -> None:
+        """Remember that `node` was seen at `name`; a directory has one name, a file may have several."""
+        link = (directory, name)
+        if node.links and node.links[-1] == link:
+            return
+        if link in node.links:
+            node.links.remove(link)
+        elif isinstance(node, Directory):
+            for parent, old in node.links:
+                self._unpin(parent)
+                if parent.subdirs.get(old) is node:
+                    del parent.subdirs[old]
+            node.links.clear()
+            directory.pins += 1
+        else:
+            directory.pins += 1
+        node.links.append(link)
+        if isinstance(node, Directory):
+            directory.subdirs[name] = node
+
+    def unlink(self, node_id: int, directory: Directory, name: bytes) -> None:
+        """`node_id` is not at `name` any more."""
+        node = self._nodes.get(node_id)
+        if node is None:
+            if node_id not in self._compact:
+                return
+            node = self.node(node_id)
+        link = (directory, name)
+        if link in node.links:
+            node.links.remove(link)
+            if isinstance(node, Directory) and directory.subdirs.get(name) is node:
+                del directory.subdirs[name]
+            self._unpin(directory)
+
+    def _unpin(self, directory: Directory) -> None:
+        directory.pins -= 1
+        self._drop_if_unused(directory)
+
+    # --- the kernel's references -----------------------------------------------------------------------------------
+
+    def looked_up(self, directory: Directory, name: bytes, attr: Attr) -> Node | None:
+        """The kernel gets one more reference to the object `attr` at `name`; its node where that is an object."""
+        node_id = self.id_of(attr.dev, attr.ino)
+        packed = self._compact.get(node_id)
+        if packed is not None:
+            place = self._places[packed >> 16]
+            index = packed & 0xFFFF
+            same_kind = stat.S_IFMT(place.page.fields(index)[2]) == stat.S_IFMT(attr.mode)
+            if same_kind and place.directory is directory and place.page.name(index) == name:
+                place.counts[index] += 1
+                return None
+        node = self._nodes.get(node_id) or (self.node(node_id) if packed is not None else None)
+        if node is None:
+            node = self._new_node(node_id, attr.dev, attr.ino, attr.mode)
+        elif isinstance(node, Directory) != stat.S_ISDIR(attr.mode):
+            node = self._replaced(node, attr)
+        node.lookups += 1
+        if node_id != ROOT_ID:
+            self._link(directory, name, node)
+        return node
+
+    def _replaced(self, node: Node, attr: Attr) -> Node:
+        """The inode number was given to an object of another type: a new node takes over the kernel's references."""
+        for directory, name in list(node.links):
+            self.unlink(node.id, directory, name)
+        fresh = self._new_node(node.id, attr.dev, attr.ino, attr.mode)
+        fresh.lookups = node.lookups
+        return fresh
+
+    def listed(self, directory: Directory, page: Page, index: int, node_id: int) -> Node | None:
+        """As `looked_up`, for a name that a readdirplus reply hands to the kernel."""
+        node = self._nodes.get(node_id)
+        if node is None and node_id not in self._compact:
+            place = self._place_for(directory, page)
+            place.counts[index] = 1
+            place.holders += 1
+            self._compact[node_id] = place.number << 16 | index
+            self._budget.charge_metadata(_COMPACT_SIZE)
+            return None
+        return self.looked_up(directory, page.name(index), page.attr(index))
+
+    def _place_for(self, directory: Directory, page: Page) -> Place:
+        place = directory.places.get(page)
+        if place is None:
+            place = Place(self._next_place, directory, page)
+            self._next_place += 1
+            directory.places[page] = self._places[place.number] = place
+            directory.pins += 1
+            self._budget.charge_metadata(4 * page.count)
+            self.beliefs.hold(page)
+        return place
+
+    def forget(self, node_id: int, count: int) -> None:
+        """The kernel gives back `count` references."""
+        node = self._nodes.get(node_id)
+        if node is not None:
+            node.lookups -= count
+            self._drop_if_unused(node)
+        elif node_id in self._compact:
+            self._drop_compact(node_id, count)
+
+    def _drop_compact(self, node_id: int, count: int) -> None:
+        packed = self._compact[node_id]
+        place = self._places[packed >> 16]
+        index = packed & 0xFFFF
+        left = place.counts[index] - count
+        place.counts[index] = max(left, 0)
+        if left > 0:
+            return
+        del self._compact[node_id]
+        self._budget.charge_metadata(-_COMPACT_SIZE)
+        self._forget_foreign(node_id, place.page.fields(index)[:2])
+        place.holders -= 1
+        if place.holders == 0:
+            del self._places[place.number], place.directory.places[place.page]
+            self._budget.charge_metadata(-4 * place.page.count)
+            self.beliefs.let_go(place.page)
+            self._unpin(place.directory)
+
+    def _drop_if_unused(self, node: Node) -> None:
+        """Let a node go that neither the kernel nor an open handle nor a child needs."""
+        if node.lookups > 0 or node.opens or node is self.root or self._nodes.get(node.id) is not node:
+            return
+        if isinstance(node, Directory):
+            if node.pins > 0:
+                return
+            self.beliefs.disbelieve(node)
+        del self._nodes[node.id]
+        self._budget.charge_metadata(-_NODE_SIZE)
+        self._forget_foreign(node.id, (node.dev, node.ino))
+        links, node.links = node.links, []
+        for directory, name in links:
+            if directory.subdirs.get(name) is node:
+                del directory.subdirs[name]
+            self._unpin(directory)
+
+    def closed(self, node: Node) -> None:
+        """One handle of `node` was closed."""
+        node.opens -= 1
+        self._drop_if_unused(node)
+
+    def _forget_foreign(self, node_id: int, identity: tuple[int, int]) -> None:
+        if node_id >= OWN_IDS and not self.known(node_id):
+            self._foreign.pop(identity, None)
+
+    # --- paths, for pushes -------------------------------------------------------------------------------------------
+
+    def directory_at(self, path: bytes) -> Directory | None:
+        """The directory node at `path`, if the tree has one."""
+        node: Directory | None = self.root
+        for part in path.split(b"/") if path else ():
+            node = None if node is None else node.subdirs.get(part)
+        return node
+
+    def statistics(self) -> dict[str, int]:
+        """How much the tree knows."""
+        return {
+            "nodes": len(self._nodes),
+            "listed_nodes": len(self._compact),
+            **self.beliefs.statistics(),
+        }

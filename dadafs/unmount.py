@@ -1,0 +1,68 @@
+"""Taking a mount down: cleanly where nobody uses it, lazily where somebody insists, and never by touching it."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import subprocess
+import time
+
+from dadafs.errors import ExitCode, UserError
+from dadafs.mount_table import FSTYPE, Mount, mount_at
+from dadafs.status_socket import socket_path
+
+_MNT_DETACH = 2
+_GONE_WITHIN = 15.0
+
+
+def detach(mountpoint: str, *, lazy: bool) -> None:
+    """Unmount. Blocks shortly. Raises OSError (EBUSY where it is in use and `lazy` is not given)."""
+    if os.geteuid() == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.umount2(os.fsencode(mountpoint), _MNT_DETACH if lazy else 0) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), mountpoint)
+        return
+    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", mountpoint]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    if result.returncode != 0:
+        number = errno.EBUSY if "busy" in result.stderr else errno.EPERM
+        raise OSError(number, result.stderr.strip() or os.strerror(number), mountpoint)
+
+
+def umount(mountpoint: str, *, lazy: bool = False) -> None:
+    """`dadafs umount`: unmount and wait until the mount process has ended. Raises UserError."""
+    path = without_touching(mountpoint)
+    mount = mount_at(path)
+    if mount is None or mount.fstype != FSTYPE:
+        raise UserError(f"{mountpoint} is not a dadafs mount; `mount -t {FSTYPE}` lists them.", ExitCode.MOUNTPOINT)
+    try:
+        detach(path, lazy=lazy)
+    except OSError as problem:
+        raise _refusal(mountpoint, problem) from None
+    _wait_until_gone(mount)
+
+
+def _refusal(mountpoint: str, problem: OSError) -> UserError:
+    if problem.errno == errno.EBUSY:
+        return UserError(
+            f"{mountpoint} is in use; `fuser -vm {mountpoint}` shows by whom. Close those programs, "
+            f"or detach it with `dadafs umount --lazy {mountpoint}`.",
+            ExitCode.MOUNTPOINT,
+        )
+    return UserError(f"Cannot unmount {mountpoint}: {problem.strerror}.", ExitCode.MOUNTPOINT)
+
+
+def without_touching(mountpoint: str) -> str:
+    """The absolute path, links resolved in its parent only: the mount itself may not answer."""
+    parent, name = os.path.split(os.path.abspath(mountpoint))
+    return os.path.join(os.path.realpath(parent), name)
+
+
+def _wait_until_gone(mount: Mount) -> None:
+    """The process removes its socket when it is done; a dead one left none behind that would ever go."""
+    path = socket_path(mount.device)
+    end = time.monotonic() + _GONE_WITHIN
+    while path.exists() and time.monotonic() < end:
+        time.sleep(0.02)
