@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from dada import __version__
-from dada.errors import ExitCode, UserError
+from dada.errors import ExitCode, UsageError, UserError
 from dada.grid import ScanGrid, parse_numbers, parse_shape
 from dada.options import DEFAULT_RADIAL_BINS, StxmOptions, parse_pair, parse_ring
 
@@ -136,6 +137,35 @@ def simulate(directory: Path, shape: str, quiet: bool, **given: Any) -> None:
     with progress_bar("simulating", quiet) as bar:
         master = write(directory, simulation, bar)
     say(f"{simulation.shape[0] * simulation.shape[1]} frames behind {master}, the truth in {directory / 'truth.h5'}")
+
+
+@dada.command()
+@click.argument("frame", metavar="FRAMEFILE")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--shape", required=True, metavar="NYxNX", help="points of the map: rows x columns")
+@click.option("--frames-per-file", default=1000, type=click.IntRange(1), show_default=True)
+@click.option("--counts", default=0.05, type=click.FloatRange(0, 1000), show_default=True, help="per valid pixel")
+@click.option("--seed", default=1, type=click.IntRange(0), show_default=True)
+@click.option("--crop", metavar="Y0:Y1,X0:X1", help="use only these rows and columns of the frame")
+@click.option("-q", "--quiet", is_flag=True, help="no progress bar")
+def thin(frame: str, directory: Path, shape: str, crop: str | None, quiet: bool, **given: Any) -> None:
+    """Make a scan in DIRECTORY of the first frame of FRAMEFILE, by keeping each photon with a probability."""
+    from dada.console import progress_bar, say
+    from dada.thin import Thinning
+    from dada.thin import thin as write
+
+    thinning = Thinning(parse_shape(shape), crop=_crop(crop) if crop else None, **given)
+    with progress_bar("thinning", quiet) as bar:
+        master = write(frame, directory, thinning, bar)
+    say(f"{thinning.shape[0] * thinning.shape[1]} frames behind {master}, the truth in {directory / 'truth.h5'}")
+
+
+def _crop(text: str) -> tuple[int, int, int, int]:
+    match = re.fullmatch(r"(\d+):(\d+),(\d+):(\d+)", text)
+    if not match:
+        raise UsageError(f"'{text}' is no part of a frame: write Y0:Y1,X0:X1")
+    y0, y1, x0, x1 = (int(number) for number in match.groups())
+    return y0, y1, x0, x1
 
 
 def _grid(given: dict[str, Any]) -> ScanGrid:
