@@ -36,8 +36,9 @@ class DaskWorkers:
         try:
             self._client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False)
         except (OSError, ValueError) as error:
-            raise UserError(f"no Dask scheduler answers at {address} ({error}); start one with `dask
-            scheduler`") from None
+            raise UserError(
+                f"no Dask scheduler answers at {address} ({error}); start one with `dask scheduler`"
+            ) from None
         threads = sum(self._client.nthreads().values())
         if threads == 0:
             self._client.close()
