@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from dadafs.listing import Listing, Page
 from dadafs.node import Belief, Directory
-from dadafs.policy.lease import LeaseClock
+from dadafs.policy.lease import NEVER, LeaseClock
 from dadafs.wire.messages import Attr
 
 #: Names changed by pushes since the listing, beyond which the directory is listed again rather than patched.
@@ -58,6 +58,8 @@ class Beliefs:
 
     def until(self, asked_at: float, generation: int, leased: bool, now: float) -> float:
         """The moment until which something is believed (`LeaseClock.live` holds exactly before it)."""
+        if asked_at == NEVER:
+            return NEVER
         leases = self.leases
         end = asked_at
         if leased and generation == leases.generation and leases.horizon > end:

@@ -1,0 +1,210 @@
+"""Nodes live exactly as long as the kernel, a handle or a child needs them; links and ids say what they should."""
+
+from __future__ import annotations
+
+import errno
+import stat
+
+import pytest
+
+from dadafs.listing import Listing, Page
+from dadafs.node import OWN_IDS, ROOT_ID, Directory
+from dadafs.policy.lease import LeaseClock
+from dadafs.tree import Tree
+from dadafs.wire.messages import Attr, Item
+from tests.t0_listing import attr
+
+DIR = stat.S_IFDIR | 0o755
+
+
+class Budget:
+    """A metadata account that counts."""
+
+    def __init__(self, limit: int = 1 << 40) -> None:
+        self.charged = 0
+        self.limit = limit
+
+    def charge_metadata(self, delta: int) -> None:
+        self.charged += delta
+
+    @property
+    def metadata_room(self) -> int:
+        return self.limit - self.charged
+
+
+def root_attr() -> Attr:
+    return attr(100, mode=DIR, nlink=2)
+
+
+@pytest.fixture
+def budget() -> Budget:
+    return Budget()
+
+
+@pytest.fixture
+def tree(budget: Budget) -> Tree:
+    leases = LeaseClock(1.0)
+    leases.connected_again(1)
+    return Tree(root_attr(), leases, budget, asked_at=0.0)
+
+
+def listed(tree: Tree, items: list[Item]) -> Page:
+    """A listing of the root that was handed to the kernel."""
+    page = Page(items)
+    tree.beliefs.learn_listing(tree.root, Listing(root_attr(), [page], asked_at=0.0, generation=1, leased=False))
+    for index, item in enumerate(items):
+        tree.listed(tree.root, page, index, tree.id_of(item.attr.dev, item.attr.ino))
+    return page
+
+
+def test_the_id_is_the_inode_number(tree: Tree) -> None:
+    assert tree.id_of(1, 12345) == 12345
+    assert tree.id_of(1, 100) == ROOT_ID
+
+
+@pytest.mark.parametrize(("dev", "ino"), [(2, 12345), (1, 1), (1, 0), (1, OWN_IDS), (1, OWN_IDS + 5)])
+def test_other_devices_and_taken_numbers_get_ids_of_their_own(tree: Tree, dev: int, ino: int) -> None:
+    own = tree.id_of(dev, ino)
+    assert own >= OWN_IDS
+    assert tree.id_of(dev, ino) == own
+    assert tree.id_of(3, 12345) != own
+
+
+def test_a_node_goes_with_its_last_reference(tree: Tree, budget: Budget) -> None:
+    before = budget.charged
+    tree.looked_up(tree.root, b"a", attr(5))
+    tree.looked_up(tree.root, b"a", attr(5))
+    tree.forget(5, 1)
+    assert tree.known(5)
+    tree.forget(5, 1)
+    assert not tree.known(5)
+    assert budget.charged == before
+    assert tree.root.pins == 0
+
+
+def test_an_open_node_stays(tree: Tree) -> None:
+    node = tree.looked_up(tree.root, b"a", attr(5))
+    assert node is not None
+    node.opens += 1
+    tree.forget(5, 1)
+    assert tree.known(5)
+    tree.closed(node)
+    assert not tree.known(5)
+
+
+def test_a_directory_stays_while_a_child_does(tree: Tree) -> None:
+    folder = tree.looked_up(tree.root, b"d", attr(6, mode=DIR))
+    assert isinstance(folder, Directory)
+    tree.looked_up(folder, b"a", attr(7))
+    tree.forget(6, 1)
+    assert tree.path_of(7) == b"d/a"
+    tree.forget(7, 1)
+    assert not tree.known(6)
+    assert tree.root.subdirs == {}
+
+
+def test_a_listed_name_is_no_object_until_it_is_used(tree: Tree, budget: Budget) -> None:
+    before = budget.charged
+    listed(tree, [Item(b"a", attr(5, size=7)), Item(b"b", attr(6))])
+    assert tree.find(5) is None
+    assert tree.known(5)
+    assert tree.path_of(5) == b"a"
+    tree.looked_up(tree.root, b"a", attr(5))
+    assert tree.find(5) is None
+    node = tree.node(5)
+    assert node.lookups == 2
+    assert node.told == (7, 0, 0)
+    tree.forget(5, 2)
+    tree.forget(6, 1)
+    assert not tree.known(5)
+    assert not tree.known(6)
+    tree.beliefs.disbelieve(tree.root)
+    assert budget.charged == before
+
+
+def test_names_outlive_the_listing_they_came_from(tree: Tree) -> None:
+    listed(tree, [Item(b"a", attr(5))])
+    tree.beliefs.disbelieve(tree.root)
+    assert tree.path_of(5) == b"a"
+    listed(tree, [Item(b"a", attr(5))])
+    tree.forget(5, 1)
+    assert tree.known(5)
+    tree.forget(5, 1)
+    assert not tree.known(5)
+    assert tree.root.places == {}
+
+
+def test_a_listed_name_that_moved_becomes_an_object(tree: Tree) -> None:
+    listed(tree, [Item(b"a", attr(5))])
+    node = tree.looked_up(tree.root, b"z", attr(5))
+    assert node is not None
+    assert node.lookups == 2
+    assert tree.path_of(5) == b"z"
+
+
+def test_hard_links_are_one_node_with_several_names(tree: Tree) -> None:
+    tree.looked_up(tree.root, b"a", attr(5, nlink=2))
+    tree.looked_up(tree.root, b"b", attr(5, nlink=2))
+    node = tree.node(5)
+    assert node.lookups == 2
+    assert [name for _, name in node.links] == [b"a", b"b"]
+    tree.unlink(5, tree.root, b"b")
+    assert tree.path_of(5) == b"a"
+    tree.unlink(5, tree.root, b"a")
+    with pytest.raises(OSError) as gone:
+        tree.path_of(5)
+    assert gone.value.errno == errno.ESTALE
+
+
+def test_a_directory_moves_with_everything_below(tree: Tree) -> None:
+    one = tree.looked_up(tree.root, b"one", attr(6, mode=DIR))
+    two = tree.looked_up(tree.root, b"two", attr(7, mode=DIR))
+    assert isinstance(one, Directory)
+    assert isinstance(two, Directory)
+    tree.looked_up(one, b"a", attr(8))
+    tree.looked_up(two, b"moved", attr(6, mode=DIR))
+    assert tree.path_of(8) == b"two/moved/a"
+    assert tree.directory_at(b"one") is None
+    assert tree.directory_at(b"two/moved") is one
+
+
+def test_a_number_used_again_for_another_type_is_another_node(tree: Tree) -> None:
+    folder = tree.looked_up(tree.root, b"x", attr(6, mode=DIR))
+    file = tree.looked_up(tree.root, b"y", attr(6))
+    assert file is not folder
+    assert tree.node(6) is file
+    assert file is not None
+    assert file.lookups == 2
+    tree.forget(6, 2)
+    assert not tree.known(6)
+
+
+def test_an_unknown_id_is_stale(tree: Tree) -> None:
+    with pytest.raises(OSError) as stale:
+        tree.node(4711)
+    assert stale.value.errno == errno.ESTALE
+    tree.forget(4711, 1)
+
+
+def test_a_file_is_no_directory(tree: Tree) -> None:
+    tree.looked_up(tree.root, b"a", attr(5))
+    with pytest.raises(NotADirectoryError):
+        tree.directory(5)
+
+
+def test_own_ids_are_given_up_with_the_node(tree: Tree) -> None:
+    own = tree.id_of(2, 5)
+    tree.looked_up(tree.root, b"a", attr(5, dev=2))
+    tree.forget(own, 1)
+    assert tree.id_of(2, 5) != own
+
+
+def test_going_round_in_circles_is_stale(tree: Tree) -> None:
+    one = tree.looked_up(tree.root, b"one", attr(6, mode=DIR))
+    assert isinstance(one, Directory)
+    two = tree.looked_up(one, b"two", attr(7, mode=DIR))
+    assert isinstance(two, Directory)
+    tree.looked_up(two, b"one", attr(6, mode=DIR))
+    with pytest.raises(OSError) as stale:
+        tree.path(one)
+    assert stale.value.errno == errno.ESTALE

@@ -1,0 +1,253 @@
+"""P3: a change in the tree is seen within `freshness`, by stat, readdir, new and already-open readers, and mmap.
+
+Every test runs twice: with the default freshness, where forgetting in time would be enough, and with one of ten
+minutes, where only the head's notices can make the change visible before the test gives up.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.checklogs import ExpectedLog
+from tests.conftest import Mounted, need_fuse
+from tests.harness.processes import mounted_tree, wait_until
+
+SIZE = 3 * 65536 + 777
+
+
+@pytest.fixture(params=["1s", "10min"], scope="module")
+def freshness(request: pytest.FixtureRequest) -> str:
+    """The mount option."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def shared(freshness: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
+    """One mount for all tests of this file; each works in a directory of its own."""
+    need_fuse()
+    folder = tmp_path_factory.mktemp("freshness")
+    tree = folder / "tree"
+    tree.mkdir()
+    options = ("-o", f"freshness={freshness}")
+    with mounted_tree(folder, tree, ExpectedLog(), mount_options=options) as (head, mount):
+        yield Mounted(tree, mount.mountpoint, head, mount)
+
+
+class Place:
+    """A directory of the tree, and the same directory in the mount."""
+
+    def __init__(self, shared: Mounted, name: str) -> None:
+        self.tree = shared.tree / name
+        self.mnt = shared.mnt / name
+        self.tree.mkdir()
+        wait_until(lambda: self.mnt.is_dir(), "the new directory is seen")
+        assert os.listdir(self.mnt) == []
+
+
+@pytest.fixture
+def place(shared: Mounted, request: pytest.FixtureRequest) -> Place:
+    return Place(shared, request.node.originalname.removeprefix("test_"))
+
+
+def seen(condition: Callable[[], object], what: str) -> None:
+    wait_until(condition, what, deadline=30)
+
+
+def known(path: Path, content: bytes) -> None:
+    """The mount has seen, listed, and read the file."""
+    seen(lambda: path.exists(), f"{path.name} is seen")
+    seen(lambda: path.read_bytes() == content, f"{path.name} has its content")
+    assert path.name in os.listdir(path.parent)
+
+
+def test_new_file_after_a_cached_enoent(place: Place) -> None:
+    path = place.mnt / "late"
+    for _ in range(3):
+        assert not path.exists()
+    (place.tree / "late").write_bytes(b"here")
+    seen(lambda: path.exists(), "the new file by stat")
+    seen(lambda: "late" in os.listdir(place.mnt), "the new file by readdir")
+    seen(lambda: path.read_bytes() == b"here", "its content")
+
+
+def test_new_file_in_a_listed_directory(place: Place) -> None:
+    (place.tree / "first").write_bytes(b"1")
+    known(place.mnt / "first", b"1")
+    for number in range(5):
+        name = f"next{number}"
+        (place.tree / name).write_bytes(b"x" * number)
+        seen(lambda name=name: name in os.listdir(place.mnt), f"{name} by readdir")
+        seen(lambda name=name, number=number: (place.mnt / name).stat().st_size == number, f"{name} by stat")
+
+
+def test_directory_times_follow_what_happens_inside(place: Place) -> None:
+    before = place.mnt.stat().st_mtime_ns
+    (place.tree / "file").write_bytes(b"")
+    seen(lambda: place.mnt.stat().st_mtime_ns == place.tree.stat().st_mtime_ns != before, "the directory's time")
+
+
+def test_growth(place: Place) -> None:
+    (place.tree / "file").write_bytes(b"a" * SIZE)
+    known(place.mnt / "file", b"a" * SIZE)
+    with (place.mnt / "file").open("rb") as already_open, (place.tree / "file").open("ab") as writer:
+        assert len(already_open.read()) == SIZE
+        for step in range(1, 4):
+            writer.write(b"b" * 1000)
+            writer.flush()
+            size = SIZE + step * 1000
+            seen(lambda size=size: (place.mnt / "file").stat().st_size == size, "the new size by stat")
+            seen(lambda size=size: os.fstat(already_open.fileno()).st_size == size, "the new size by fstat")
+            assert already_open.read() == b"b" * 1000
+            assert (place.mnt / "file").read_bytes() == b"a" * SIZE + b"b" * (1000 * step)
+
+
+def test_same_size_rewrite_in_place(place: Place) -> None:
+    (place.tree / "file").write_bytes(b"a" * SIZE)
+    known(place.mnt / "file", b"a" * SIZE)
+    with (place.mnt / "file").open("rb", buffering=0) as already_open:
+        already_open.read(SIZE)
+        with (place.tree / "file").open("r+b") as writer:
+            writer.seek(65536)
+            writer.write(b"b" * 100)
+        new = b"a" * 65536 + b"b" * 100 + b"a" * (SIZE - 65536 - 100)
+        seen(lambda: os.pread(already_open.fileno(), SIZE, 0) == new, "the rewrite by an open reader")
+        seen(lambda: (place.mnt / "file").read_bytes() == new, "the rewrite by a new reader")
+
+
+def test_rewrite_that_restores_size_and_mtime(place: Place) -> None:
+    target = place.tree / "file"
+    target.write_bytes(b"a" * SIZE)
+    os.utime(target, (1_000_000, 1_000_000))
+    known(place.mnt / "file", b"a" * SIZE)
+    with (place.mnt / "file").open("rb", buffering=0) as already_open:
+        already_open.read(SIZE)
+        with target.open("r+b") as writer:
+            writer.write(b"b" * SIZE)
+        os.utime(target, (1_000_000, 1_000_000))
+        seen(lambda: os.pread(already_open.fileno(), SIZE, 0) == b"b" * SIZE, "the rewrite by an open reader")
+        seen(lambda: (place.mnt / "file").read_bytes() == b"b" * SIZE, "the rewrite by a new reader")
+
+
+def test_mapped_pages_follow_a_rewrite(place: Place) -> None:
+    (place.tree / "file").write_bytes(b"a" * SIZE)
+    known(place.mnt / "file", b"a" * SIZE)
+    with (place.mnt / "file").open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    try:
+        assert mapped[:] == b"a" * SIZE
+        with (place.tree / "file").open("r+b") as writer:
+            writer.write(b"b" * 70000)
+        seen(lambda: mapped[:] == b"b" * 70000 + b"a" * (SIZE - 70000), "the rewrite through the map")
+    finally:
+        mapped.close()
+
+
+def test_replaced_by_rename(place: Place) -> None:
+    (place.tree / "file").write_bytes(b"old")
+    known(place.mnt / "file", b"old")
+    with (place.mnt / "file").open("rb", buffering=0) as already_open:
+        (place.tree / "new").write_bytes(b"brand new")
+        os.rename(place.tree / "new", place.tree / "file")
+        seen(lambda: (place.mnt / "file").read_bytes() == b"brand new", "the new file")
+        seen(lambda: os.listdir(place.mnt) == ["file"], "one name by readdir")
+        assert (place.mnt / "file").stat().st_ino == (place.tree / "file").stat().st_ino
+        assert os.pread(already_open.fileno(), 100, 0) == b"old"
+        assert os.fstat(already_open.fileno()).st_size == 3
+
+
+def test_truncated(place: Place) -> None:
+    (place.tree / "file").write_bytes(b"a" * SIZE)
+    known(place.mnt / "file", b"a" * SIZE)
+    with (place.mnt / "file").open("rb", buffering=0) as already_open:
+        already_open.read(SIZE)
+        os.truncate(place.tree / "file", 1000)
+        seen(lambda: os.pread(already_open.fileno(), SIZE, 0) == b"a" * 1000, "the cut by an open reader")
+        seen(lambda: (place.mnt / "file").stat().st_size == 1000, "the cut by stat")
+        seen(lambda: (place.mnt / "file").read_bytes() == b"a" * 1000, "the cut by a new reader")
+        os.truncate(place.tree / "file", 0)
+        seen(lambda: os.pread(already_open.fileno(), SIZE, 0) == b"", "nothing is left")
+
+
+def test_deleted(place: Place) -> None:
+    (place.tree / "file").write_bytes(b"a" * SIZE)
+    known(place.mnt / "file", b"a" * SIZE)
+    with (place.mnt / "file").open("rb", buffering=0) as already_open:
+        assert already_open.read(10) == b"a" * 10
+        os.unlink(place.tree / "file")
+        seen(lambda: not (place.mnt / "file").exists(), "the deletion by stat")
+        seen(lambda: os.listdir(place.mnt) == [], "the deletion by readdir")
+        assert os.pread(already_open.fileno(), SIZE, 0) == b"a" * SIZE
+    with pytest.raises(FileNotFoundError):
+        (place.mnt / "file").open("rb")
+
+
+def test_directory_renamed(place: Place) -> None:
+    (place.tree / "before" / "deep").mkdir(parents=True)
+    (place.tree / "before" / "deep" / "file").write_bytes(b"content")
+    known(place.mnt / "before" / "deep" / "file", b"content")
+    os.rename(place.tree / "before", place.tree / "after")
+    seen(lambda: (place.mnt / "after" / "deep" / "file").exists(), "the new name")
+    seen(lambda: not (place.mnt / "before").exists(), "the old name is gone")
+    seen(lambda: not (place.mnt / "before" / "deep" / "file").exists(), "the old path is gone")
+    assert (place.mnt / "after" / "deep" / "file").read_bytes() == b"content"
+    assert os.listdir(place.mnt) == ["after"]
+
+
+def test_directory_deleted_and_made_again(place: Place) -> None:
+    (place.tree / "folder").mkdir()
+    (place.tree / "folder" / "old").write_bytes(b"old")
+    known(place.mnt / "folder" / "old", b"old")
+    os.unlink(place.tree / "folder" / "old")
+    os.rmdir(place.tree / "folder")
+    (place.tree / "folder").mkdir()
+    (place.tree / "folder" / "new").write_bytes(b"new")
+    seen(lambda: (place.mnt / "folder" / "new").exists(), "what the new directory holds")
+    seen(lambda: os.listdir(place.mnt / "folder") == ["new"], "its listing")
+    assert not (place.mnt / "folder" / "old").exists()
+
+
+def test_file_becomes_a_directory(place: Place) -> None:
+    (place.tree / "thing").write_bytes(b"file")
+    known(place.mnt / "thing", b"file")
+    os.unlink(place.tree / "thing")
+    (place.tree / "thing").mkdir()
+    seen(lambda: (place.mnt / "thing").is_dir(), "a directory now")
+    assert os.listdir(place.mnt / "thing") == []
+
+
+def test_mode_owner_and_link_count(place: Place) -> None:
+    (place.tree / "file").write_bytes(b"x")
+    known(place.mnt / "file", b"x")
+    os.chmod(place.tree / "file", 0o640)
+    seen(lambda: (place.mnt / "file").stat().st_mode & 0o777 == 0o640, "the new mode")
+    os.link(place.tree / "file", place.tree / "second")
+    seen(lambda: (place.mnt / "file").stat().st_nlink == 2, "the link count by the first name")
+    seen(lambda: (place.mnt / "second").exists(), "the second name")
+    assert (place.mnt / "file").stat().st_ino == (place.mnt / "second").stat().st_ino
+
+
+def test_symbolic_link_changed(place: Place) -> None:
+    (place.tree / "a").write_bytes(b"a")
+    (place.tree / "b").write_bytes(b"b")
+    (place.tree / "link").symlink_to("a")
+    seen(lambda: (place.mnt / "link").is_symlink(), "the link")
+    assert (place.mnt / "link").read_bytes() == b"a"
+    os.unlink(place.tree / "link")
+    (place.tree / "link").symlink_to("b")
+    seen(lambda: os.readlink(place.mnt / "link") == "b", "the new target")
+    seen(lambda: (place.mnt / "link").read_bytes() == b"b", "what it leads to")
+
+
+def test_a_write_through_another_name_is_seen(place: Place) -> None:
+    (place.tree / "there").mkdir()
+    (place.tree / "file").write_bytes(b"a" * 100)
+    os.link(place.tree / "file", place.tree / "there" / "other")
+    known(place.mnt / "file", b"a" * 100)
+    with (place.tree / "there" / "other").open("r+b") as writer:
+        writer.write(b"b" * 100)
+    seen(lambda: (place.mnt / "file").read_bytes() == b"b" * 100, "the write through the other name")
