@@ -191,7 +191,7 @@ def _show_tiers(mnt: Path, accounts: list[dict[str, Any]]) -> None:
     rows = {
         "frames computed": lambda a: a["computed"],
         "frames from the results store": lambda a: a["from_store"],
-        "frames per second": lambda a: f"{a['frames'] / a['seconds']:.0f}",
+        "frames per second": lambda a: f"{a['frames'] / a['wall_s']:.0f}",
         "read by the node from the head": lambda a: f"{a['node'].get('wire_bytes', 0) / 2**20:.1f} MiB",
         "fragments from the origin": lambda a: a["node"].get("fetched_origin", 0),
         "fragments from the head's SSD": lambda a: a["node"].get("fetched_ssd", 0),
