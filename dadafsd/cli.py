@@ -50,7 +50,17 @@ def command(
         admin_socket=admin_socket,
         metrics=parse_listen(metrics, 9470) if metrics else None,
     )
-    trio.run(Head(config).run, strict_exception_groups=False)
+    try:
+        trio.run(Head(config).run)
+    except BaseExceptionGroup as group:
+        raise _only(group) from None
+
+
+def _only(error: BaseException) -> BaseException:
+    """What a group of nested groups of one is about."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _parse_export(text: str) -> ExportConfig:

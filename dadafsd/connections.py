@@ -127,7 +127,6 @@ class NodeConnection:
             exported,
             _within(attach.freshness_ns / 1e9, FRESHNESS),
             _within(attach.lease_ns / 1e9, FRESHNESS),
-            self._push,
             peer=self.channel.peer,
             opened_at=trio.current_time(),
             last_seen=trio.current_time(),
@@ -139,24 +138,32 @@ class NodeConnection:
     # --- serving --------------------------------------------------------------------------------------------
 
     async def _answer_all(self, session: Session) -> None:
-        receive, at_hand = self.channel.receive, self._service.at_hand
+        """Answer requests; raises what ended the connection (ChannelClosed, FrameError)."""
         async with trio.open_nursery() as nursery:
+            if self.is_control:
+                nursery.start_soon(session.outbox.empty_into, self._push)
             try:
-                while True:
-                    frame = await receive()
-                    if frame.kind is not Kind.REQUEST or frame.payload_length:
-                        self.channel.close("a node sends requests only")
-                        raise FrameError("a node sends requests only")
-                    session.last_seen = trio.current_time()
-                    reply = at_hand(session, frame.message)
-                    if reply is not None:
-                        await self._send(frame.request_id, reply)
-                        continue
-                    holder = object()
-                    await self._slots.acquire_on_behalf_of(holder)
-                    nursery.start_soon(self._answer, session, frame.request_id, frame.message, holder)
-            finally:
-                nursery.cancel_scope.cancel()
+                await self._receive_all(session, nursery)
+            except (ChannelClosed, FrameError) as error:
+                ended = error
+            nursery.cancel_scope.cancel()
+        raise ended
+
+    async def _receive_all(self, session: Session, nursery: trio.Nursery) -> None:
+        receive, at_hand = self.channel.receive, self._service.at_hand
+        while True:
+            frame = await receive()
+            if frame.kind is not Kind.REQUEST or frame.payload_length:
+                self.channel.close("a node sends requests only")
+                raise FrameError("a node sends requests only")
+            session.last_seen = trio.current_time()
+            reply = at_hand(session, frame.message)
+            if reply is not None:
+                await self._send(frame.request_id, reply)
+                continue
+            holder = object()
+            await self._slots.acquire_on_behalf_of(holder)
+            nursery.start_soon(self._answer, session, frame.request_id, frame.message, holder)
 
     async def _answer(self, session: Session, request_id: int, request: Message, holder: object) -> None:
         self.working += 1

@@ -74,14 +74,14 @@ class Export:
 
     def lstat(self, path: bytes) -> tuple[Attr, bytes | None]:
         """Attributes of `path` itself, and the text of a symbolic link."""
-        held = self._locate(path)
+        held = self.locate(path)
         found = attributes(os.fstat(held.fd))
         target = os.readlink(b"", dir_fd=held.fd) if stat.S_ISLNK(found.mode) else None
         return found, target
 
     def open_file(self, path: bytes) -> tuple[Descriptor, Attr]:
         """A regular file, open for reading; `EISDIR`, `ELOOP` (link) or `ENXIO` when it is none."""
-        held = self._locate(path)
+        held = self.locate(path)
         mode = os.fstat(held.fd).st_mode
         if not stat.S_ISREG(mode):
             code = errno.EISDIR if stat.S_ISDIR(mode) else errno.ELOOP if stat.S_ISLNK(mode) else errno.ENXIO
@@ -111,7 +111,7 @@ class Export:
 
     def xattrs(self, path: bytes) -> dict[bytes, bytes]:
         """The `user.*` attributes and POSIX ACLs of `path`; nothing where the file system knows none."""
-        held = self._locate(path)
+        held = self.locate(path)
         mode = os.fstat(held.fd).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             return {}
@@ -132,13 +132,8 @@ class Export:
             found.f_namemax,
         )
 
-    def locate_directory(self, path: bytes) -> Descriptor:
-        """An `O_PATH` descriptor of a directory, for a watch to be put on it; `ENOTDIR` where it is none."""
-        root = self._root
-        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
-        return Descriptor(open_beneath(root.fd, path, flags))
-
-    def _locate(self, path: bytes) -> Descriptor:
+    def locate(self, path: bytes) -> Descriptor:
+        """An `O_PATH` descriptor of whatever is at `path`: to look at it, or to put a watch on it."""
         root = self._root
         return Descriptor(open_beneath(root.fd, path, os.O_PATH | os.O_NOFOLLOW))
 

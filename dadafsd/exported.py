@@ -11,12 +11,15 @@ import trio
 from dadafsd.counters import Counters
 from dadafsd.export import Export
 from dadafsd.fragments import Fragments
+from dadafsd.leases import Leases
 from dadafsd.open_files import OpenFiles
 from dadafsd.origin_pool import OriginPool
 from dadafsd.origin_read import Clock, Piece
 from dadafsd.policy.recent import Recent
 from dadafsd.policy.settle import ForeignClock, LocalClock
+from dadafsd.poll_watch import PollWatch
 from dadafsd.store_access import StoreAccess
+from dadafsd.watch import LocalWatch
 
 #: Data whose version is not proven is kept this long at most, in seconds: enough for readers at the same
 #: moment.
@@ -32,7 +35,9 @@ class ExportOptions:
     fragment_size: int = 1 << 20
     nodes: tuple[IPv4Network | IPv6Network, ...] = ()
     append_patterns: tuple[str, ...] = ()
-    watch: str = "auto"
+    watch: str = "auto"  # or inotify, poll
+    watches: int = 100_000  # objects watched with inotify at most
+    stats_per_second: int = 2000  # looks at a polled origin at most
 
 
 @dataclass
@@ -44,6 +49,7 @@ class Exported:
     pool: OriginPool
     files: OpenFiles
     fragments: Fragments
+    leases: Leases
     clock: Clock
     counters: Counters = field(repr=False)
 
@@ -87,4 +93,13 @@ def assemble(
         unsettled_seconds=UNSETTLED_SECONDS,
         spawn=spawn,
     )
-    return Exported(export, options, pool, files, fragments, clock, counters)
+    leases = _leases(export, options, pool, files, counters)
+    nursery.start_soon(leases.run)
+    return Exported(export, options, pool, files, fragments, leases, clock, counters)
+
+
+def _leases(export: Export, options: ExportOptions, pool: OriginPool, files: OpenFiles, counters: Counters) -> Leases:
+    """inotify where the origin is local, unless the configuration says otherwise."""
+    if options.watch == "poll" or (options.watch == "auto" and export.remote):
+        return PollWatch(export, pool, counters, stats_per_second=options.stats_per_second)
+    return LocalWatch(export, pool, files, counters, limit=options.watches)

@@ -19,13 +19,13 @@ from dadafs.wire.messages import (
     Entry,
     Failed,
     GiveBack,
+    Item,
     Keepalive,
     List,
     Listing,
     Message,
     Open,
     Opened,
-    Pass,
     Read,
     Release,
     Resolve,
@@ -40,6 +40,7 @@ from dadafsd.confine import Descriptor
 from dadafsd.counters import Counters
 from dadafsd.export import Export, fstat
 from dadafsd.fragments import Found, Wanted
+from dadafsd.leases import ABSENT, Claim, look_again
 from dadafsd.open_files import OpenFile
 from dadafsd.origin_read import Clock, Piece, read_piece
 from dadafsd.replies import Reply, blocks_reply
@@ -50,7 +51,8 @@ from dadafsd.store.record import FragmentKey
 #: Blocks that one read may ask for.
 MAX_BLOCKS = 1024
 MAX_RELEASES = 65536
-_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+#: Objects of one directory that are watched themselves for a leased listing of it.
+MAX_OWN_WATCHES = 2048
 
 
 class Service:
@@ -80,6 +82,7 @@ class Service:
 
     def close_session(self, session: Session) -> None:
         """A control channel is gone: so are the session's handles and leases."""
+        session.exported.leases.forget(session)
         self.sessions.remove(session)
         self.counters.events["sessions_closed"] += 1
 
@@ -124,15 +127,33 @@ class Service:
 
     async def stat(self, session: Session, request: Stat) -> Reply:
         """lstat; what is not there is an answer too."""
-        exported = session.exported
+        leases = session.exported.leases
         path = check(request.path)
+        claim = await leases.claim(session, path) if request.lease else None
+        attr, target = await self._look(session, path)
+        if claim is not None and attr is not None and needs_own_watch(attr) and not leases.covers(path):
+            claim = await leases.claim(session, path, own=True)
+            attr, target = await self._look(session, path)
+        return Reply(Entry(attr, target, self._leased(session, claim, path, attr)))
+
+    async def _look(self, session: Session, path: bytes) -> tuple[Attr | None, bytes | None]:
+        exported = session.exported
         try:
-            attr, target = await exported.pool.run(exported.export.lstat, path)
+            return await exported.pool.run(exported.export.lstat, path)
         except OSError as error:
-            if error.errno not in _ABSENT:
+            if error.errno not in ABSENT:
                 raise
-            return Reply(Entry(None))
-        return Reply(Entry(attr, target))
+            return None, None
+
+    def _leased(self, session: Session, claim: Claim | None, path: bytes, attr: Attr | None) -> bool:
+        """Whether a reply that says `attr` may say `leased`. Nothing may yield from here until it is queued."""
+        leases = session.exported.leases
+        if claim is None or (attr is not None and needs_own_watch(attr) and not leases.covers(path)):
+            return False
+        if not claim.holds():
+            return False
+        leases.answered(session, path, attr)
+        return True
 
     async def list_directory(self, session: Session, request: List) -> Reply:
         """A page of a directory; the first one takes the snapshot."""
@@ -140,11 +161,33 @@ class Service:
         path = check(request.path)
         if request.listing:
             snapshot, items, more = session.listing_page(request.listing, request.page)
-            return Reply(Listing(snapshot.attr, items, request.listing, more))
-        snapshot = Snapshot(*await exported.pool.run(exported.export.list_directory, path))
+            return Reply(Listing(snapshot.attr, items, request.listing, more, snapshot.leased))
+        claim = None
+        if request.lease:
+            claim = await exported.leases.claim(session, path, own=True, whole=True)
+        attr, items = await exported.pool.run(exported.export.list_directory, path)
+        if claim is not None and not await self._cover_items(session, path, items):
+            claim = None
+        snapshot = Snapshot(attr, items, claim)
         items, more = snapshot.page(0)
         listing = session.keep_listing(snapshot) if more else 0
-        return Reply(Listing(snapshot.attr, items, listing, more))
+        return Reply(Listing(snapshot.attr, items, listing, more, snapshot.leased))
+
+    async def _cover_items(self, session: Session, directory: bytes, items: list[Item]) -> bool:
+        """Watch those items whose changes the directory does not see, and look at them again; False where not."""
+        exported = session.exported
+        leases = exported.leases
+        own = {i: _join(directory, item.name) for i, item in enumerate(items) if needs_own_watch(item.attr)}
+        new = {i: path for i, path in own.items() if not leases.covers(path)}
+        if len(own) > MAX_OWN_WATCHES or not await leases.cover(list(new.values())):
+            return False
+        if new:
+            looks = await exported.pool.run(look_again, exported.export, list(new.values()))
+            for i, look in zip(new, looks, strict=True):
+                if look.attr is None or needs_own_watch(look.attr) > leases.covers(look.path):
+                    return False
+                items[i] = Item(items[i].name, look.attr, look.target)
+        return True
 
     async def statfs(self, session: Session, request: Statfs) -> Reply:
         """statvfs of the export's root."""
@@ -171,6 +214,7 @@ class Service:
         def in_memory(version: Version) -> bool:
             return key(version) in fragments.memory
 
+        claim = await exported.leases.claim(session, path)
         limit = INLINE_LIMIT if request.want_inline else 0
         opened, attr, piece = await exported.pool.run(
             open_and_read, exported.export, path, limit, exported.clock, in_memory
@@ -183,7 +227,7 @@ class Service:
             piece = fragments.memory.get(key(attr.version), trio.current_time())
         file = exported.files.attach(path, opened, attr)
         handle = self.sessions.new_handle(session, file)
-        return _opened(handle, attr, piece, exported.clock)
+        return _opened(handle, attr, piece, exported.clock, self._leased(session, claim, path, attr))
 
     async def release(self, session: Session, request: Release) -> Reply:
         """The node is done with these handles."""
@@ -233,12 +277,13 @@ class Service:
 
     async def give_back(self, session: Session, request: GiveBack) -> Reply:
         """The node no longer relies on these leases."""
+        session.exported.leases.give_back(session, [check(path) for path in request.paths[:MAX_RELEASES]])
         return Reply(Done())
 
     async def keepalive(self, session: Session, request: Keepalive) -> None:
         """Answered by a `Pass`, after everything known was pushed."""
         session.report = dict(list(request.report.items())[:256])
-        await session.push(Pass(request.sent_ns))
+        await session.exported.leases.keepalive(session, request.sent_ns)
 
 
 def open_and_read(
@@ -257,13 +302,25 @@ def open_and_read(
     return opened, attr, piece
 
 
-def _opened(handle: int, attr: Attr, piece: Piece | None, clock: Clock) -> Reply:
+def needs_own_watch(attr: Attr) -> bool:
+    """Whether changes of this object can escape a watch on its directory.
+
+    A directory's times change with its entries; a file with several names can be written under another one.
+    """
+    return stat.S_ISDIR(attr.mode) or attr.nlink > 1
+
+
+def _join(directory: bytes, name: bytes) -> bytes:
+    return directory + b"/" + name if directory else name
+
+
+def _opened(handle: int, attr: Attr, piece: Piece | None, clock: Clock, leased: bool) -> Reply:
     if piece is not None:
         sums = checksum(piece.data)
-        message = Opened(handle, attr, False, inline=True, checksum=sums, settled=piece.settled)
+        message = Opened(handle, attr, leased, inline=True, checksum=sums, settled=piece.settled)
         return Reply(message, [memoryview(piece.data)])
     settled = clock.settled(attr.mtime_ns, attr.ctime_ns, time.time_ns())
-    return Reply(Opened(handle, attr, False, inline=attr.size == 0, settled=settled))
+    return Reply(Opened(handle, attr, leased, inline=attr.size == 0, settled=settled))
 
 
 def _path(session: Session, request: Message) -> bytes:
@@ -272,8 +329,3 @@ def _path(session: Session, request: Message) -> bytes:
         return path
     file = session.handles.get(getattr(request, "handle", 0))
     return file.path if file is not None else b""
-
-
-def is_directory(attr: Attr) -> bool:
-    """Whether these are a directory's attributes."""
-    return stat.S_ISDIR(attr.mode)

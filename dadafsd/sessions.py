@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from dadafs.wire.messages import LISTING_PAGE, Attr, Item, Message
-from dadafsd.exported import Exported
+from dadafs.wire.messages import LISTING_PAGE, Attr, Item
 from dadafsd.open_files import OpenFile
+from dadafsd.outbox import Outbox
 from dadafsd.sites import Failure, Site
+
+if TYPE_CHECKING:
+    from dadafsd.exported import Exported
+    from dadafsd.leases import Claim
 
 #: Handles one session may hold.
 MAX_HANDLES = 65536
@@ -25,6 +29,12 @@ class Snapshot:
 
     attr: Attr
     items: list[Item]
+    claim: Claim | None = None
+
+    @property
+    def leased(self) -> bool:
+        """Whether a page may say so now."""
+        return self.claim is not None and self.claim.holds()
 
     def page(self, number: int) -> tuple[list[Item], bool]:
         """The items of one page, and whether more follow."""
@@ -42,10 +52,10 @@ class Session:
     exported: Exported
     freshness: float
     lease: float
-    push: Callable[[Message], Awaitable[None]]
     peer: str = ""
     opened_at: float = 0.0
     last_seen: float = 0.0
+    outbox: Outbox = field(default_factory=Outbox)
     report: dict[str, int | float | str] = field(default_factory=dict)
     handles: dict[int, OpenFile] = field(default_factory=dict)
     _listings: OrderedDict[int, Snapshot] = field(default_factory=OrderedDict)
