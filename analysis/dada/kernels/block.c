@@ -17,8 +17,8 @@ static void widen(const uint8_t *data, unsigned element, size_t n, uint32_t *val
 void add_block(const Kernel *kernel, const Plan *plan, const Block *block, FrameSums *sums)
 {
     uint32_t values[TILE];
-    for (size_t done = 0; done < block->n; done += TILE) {
-        size_t n = block->n - done < TILE ? block->n - done : TILE;
+    for (size_t done = 0; done < block->n; done += plan->tile) {
+        size_t n = block->n - done < plan->tile ? block->n - done : plan->tile;
         if (block->planes) {
             kernel->add_planes(plan, block->data + done / 8, block->n / 8, block->first + done, n, sums);
         } else {
@@ -39,7 +39,7 @@ static bool can_avx512(void)
     return can_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
-           __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512bitalg");
+           __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512bitalg") && __builtin_cpu_supports("gfni");
 }
 #endif
 

@@ -152,11 +152,12 @@ static bool chunks_acquire(PyObject *sequence, Chunks *chunks)
 
 enum output { OUT_STATUS, OUT_SCALARS, OUT_BINS, OUT_BIN_COUNTS, OUT_ROIS, OUT_ROI_COUNTS, N_OUTPUTS };
 
-static void begin_sums(const Plan *plan, size_t i, const Py_buffer *out, FrameSums *sums)
+static void begin_sums(const Plan *plan, size_t i, const Py_buffer *out, uint32_t *cells, FrameSums *sums)
 {
     int64_t *bins = out[OUT_BINS].buf, *bin_counts = out[OUT_BIN_COUNTS].buf;
     int64_t *rois = out[OUT_ROIS].buf, *roi_counts = out[OUT_ROI_COUNTS].buf;
     *sums = (FrameSums){.maximum = -1,
+                        .cells = cells + i * (plan->n_cells + 1),
                         .bins = bins + i * plan->n_bins,
                         .bin_counts = bin_counts + i * plan->n_bins,
                         .rois = rois + i * plan->n_rois,
@@ -187,6 +188,7 @@ static void clear_tables(const Plan *plan, FrameSums *sums)
 /* Write a frame's numbers; a frame that failed, or whose sums need more than 63 bits, gets zeros and its status. */
 static void end_sums(const Plan *plan, FrameSums *sums, int32_t *status, int64_t *scalars)
 {
+    sums_fold(plan, sums);
     const u128 wide[] = {sums->sum, sums->sum_y, sums->sum_x, sums->sum_yy, sums->sum_xx, sums->sum_xy};
     for (unsigned k = 0; k < 6; k++)
         if (sums->status == STATUS_OK && wide[k] > (u128)INT64_MAX)
@@ -210,16 +212,21 @@ static int run(const PlanObject *self, const Chunks *chunks, const Py_buffer *ou
 {
     size_t n = chunks->n;
     FrameSums *sums = calloc(n + 1, sizeof *sums);
-    if (!sums)
+    uint32_t *cells = calloc(n + 1, (self->plan.n_cells + 1) * sizeof *cells);
+    if (!sums || !cells) {
+        free(sums);
+        free(cells);
         return STATUS_MEMORY;
+    }
     for (size_t i = 0; i < n; i++)
-        begin_sums(&self->plan, i, out, &sums[i]);
+        begin_sums(&self->plan, i, out, cells, &sums[i]);
     int status = reduce_batch(self->kernel, &self->plan, chunks->chunks, n, sums);
     if (status == STATUS_OK)
         for (size_t i = 0; i < n; i++)
             end_sums(&self->plan, &sums[i], (int32_t *)out[OUT_STATUS].buf + i,
                      (int64_t *)out[OUT_SCALARS].buf + i * N_SCALARS);
     free(sums);
+    free(cells);
     return status;
 }
 

@@ -76,15 +76,136 @@ static bool build_rois(Plan *plan, const uint8_t *rois)
     return true;
 }
 
+/* ---- cells --------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    Plan *plan;
+    size_t limit;
+    uint32_t *first;           /* per bin (NO_BIN included): its first cell + 1 */
+    uint32_t *next;            /* per cell: the next cell of the same bin + 1 */
+} CellTable;
+
+static uint64_t rois_of(const Plan *plan, size_t p)
+{
+    uint64_t found = 0;
+    for (size_t r = 0; r < plan->n_rois; r++)
+        found |= (uint64_t)(plan->rois[r * plan->bit_stride + p / 8] >> (p % 8) & 1) << r;
+    return found;
+}
+
+/* The cell of pixels with this bin and these ROIs, made where there is none yet; `limit` where there are too many. */
+static size_t cell_of(CellTable *table, uint16_t bin, uint64_t rois)
+{
+    Plan *plan = table->plan;
+    uint32_t *link = &table->first[bin];
+    while (*link) {
+        if (plan->cell_rois[*link - 1] == rois)
+            return *link - 1;
+        link = &table->next[*link - 1];
+    }
+    if (plan->n_cells == table->limit)
+        return table->limit;
+    plan->cell_bin[plan->n_cells] = bin;
+    plan->cell_rois[plan->n_cells] = rois;
+    *link = (uint32_t)++plan->n_cells;
+    return plan->n_cells - 1;
+}
+
+/* Number the cells; false where they become more than the table's limit. */
+static bool number_cells(CellTable *table)
+{
+    Plan *plan = table->plan;
+    for (size_t p = 0; p < plan->n_pixels; p++) {
+        bool unmasked = plan->valid[p / 8] >> (p % 8) & 1;
+        uint64_t rois = unmasked ? rois_of(plan, p) : 0;
+        if (plan->bins[p] == NO_BIN && !rois) {
+            plan->cells[p] = NO_BIN;
+            continue;
+        }
+        size_t cell = cell_of(table, plan->bins[p], rois);
+        if (cell == table->limit)
+            return false;
+        plan->cells[p] = (uint16_t)cell;
+    }
+    for (size_t p = 0; p < plan->n_pixels; p++)
+        if (plan->cells[p] == NO_BIN)
+            plan->cells[p] = (uint16_t)plan->n_cells;
+    return true;
+}
+
+static void cells_are_bins(Plan *plan)
+{
+    plan->n_cells = plan->n_bins;
+    for (size_t b = 0; b < plan->n_bins; b++) {
+        plan->cell_bin[b] = (uint16_t)b;
+        plan->cell_rois[b] = 0;
+    }
+    for (size_t p = 0; p < plan->n_pixels; p++)
+        plan->cells[p] = plan->bins[p] == NO_BIN ? (uint16_t)plan->n_cells : plan->bins[p];
+}
+
+/* At most this many cells beyond the number of bins are worth it: their sums must stay in the cache. */
+#define EXTRA_CELLS 4096
+
+static bool build_cells(Plan *plan)
+{
+    size_t most = plan->n_bins + EXTRA_CELLS < NO_BIN ? plan->n_bins + EXTRA_CELLS : NO_BIN;
+    CellTable table = {.plan = plan, .limit = most, .first = calloc(NO_BIN + 1, sizeof(uint32_t)),
+                       .next = calloc(most, sizeof(uint32_t))};
+    plan->cells = copy_with_slack(plan->bins, plan->n_pixels * sizeof *plan->bins);
+    plan->cell_bin = calloc(most, sizeof *plan->cell_bin);
+    plan->cell_rois = calloc(most, sizeof *plan->cell_rois);
+    bool ok = plan->cells && plan->cell_bin && plan->cell_rois && table.first && table.next;
+    if (ok) {
+        plan->cells_hold_rois = plan->n_rois <= 64 && number_cells(&table);
+        if (!plan->cells_hold_rois)
+            cells_are_bins(plan);
+    }
+    free(table.first);
+    free(table.next);
+    return ok;
+}
+
+void sums_fold(const Plan *plan, FrameSums *sums)
+{
+    sums->cells_total = 0;
+    if (!plan->cells)
+        return;
+    for (size_t c = 0; c < plan->n_cells; c++) {
+        int64_t count = sums->cells[c];
+        if (plan->cell_bin[c] != NO_BIN)
+            sums->bins[plan->cell_bin[c]] += count;
+        for (uint64_t rois = plan->cell_rois[c]; rois; rois &= rois - 1)
+            sums->rois[__builtin_ctzll(rois)] += count;
+    }
+    memset(sums->cells, 0, (plan->n_cells + 1) * sizeof *sums->cells);
+}
+
+/* ---- whole plans --------------------------------------------------------------------------------------------- */
+
+/* Tiles have at most this many row starts, see planes.h; a multiple of 64 pixels keeps planes and masks in step. */
+#define TILE_ROWS 8
+
+static void build_numbers(Plan *plan)
+{
+    plan->cut_bit = plan->cut ? 31 - __builtin_clz(plan->cut) : -1;
+    plan->middle = (int32_t)(plan->n_columns / 2);
+    size_t tile = plan->moments ? TILE_ROWS * plan->n_columns / 64 * 64 : TILE;
+    plan->tile = tile < 64 ? 64 : tile > TILE ? TILE : tile;
+}
+
 bool plan_build(Plan *plan, const uint8_t *valid, const uint16_t *bins, const uint8_t *rois)
 {
+    build_numbers(plan);
     plan->valid = copy_with_slack(valid, (plan->n_pixels + 7) / 8);
     if (!plan->valid)
         return false;
     plan->n_masked = plan->n_pixels - count_bits(plan->valid, plan->n_pixels);
     if (bins && !build_bins(plan, bins))
         return false;
-    return plan->n_rois == 0 || build_rois(plan, rois);
+    if (plan->n_rois && !build_rois(plan, rois))
+        return false;
+    return !bins || build_cells(plan);
 }
 
 void plan_free(Plan *plan)
@@ -95,4 +216,7 @@ void plan_free(Plan *plan)
     free(plan->bin_counts);
     free(plan->roi_counts);
     free(plan->tile_rois);
+    free(plan->cells);
+    free(plan->cell_bin);
+    free(plan->cell_rois);
 }

@@ -47,6 +47,18 @@ typedef struct {
     int64_t *bin_counts;       /* unmasked pixels of each bin */
     int64_t *roi_counts;       /* unmasked pixels of each ROI */
     uint64_t *tile_rois;       /* per tile of TILE pixels: bit r set where ROI r (mod 64) has a pixel in it */
+
+    /* Bins refined until no ROI cuts one, so that one addition per count serves bins and ROIs. NULL without bins.
+     * `cells_hold_rois` is false where that would take too many cells; then a cell is a bin. */
+    uint16_t *cells;           /* cell of each pixel; n_cells where it is in no bin and no ROI */
+    size_t n_cells;
+    bool cells_hold_rois;
+    uint16_t *cell_bin;        /* bin of each cell, or NO_BIN */
+    uint64_t *cell_rois;       /* ROIs of each cell, as bits */
+
+    int cut_bit;               /* highest set bit of `cut`, -1 where cut is 0 */
+    size_t tile;               /* pixels to reduce at once: TILE, or less so that a tile has few rows */
+    int32_t middle;            /* column about which tiles are summed, to keep numbers small */
 } Plan;
 
 typedef struct {
@@ -54,6 +66,8 @@ typedef struct {
     uint64_t n_value_invalid;  /* unmasked pixels with value >= cut */
     int64_t maximum;           /* -1 while there was no valid pixel */
     int64_t *bins, *bin_counts, *rois, *roi_counts;
+    uint32_t *cells;           /* n_cells + 1; emptied into bins and rois by sums_fold */
+    uint64_t cells_total;      /* at most this many counts are in one cell */
     int status;
 } FrameSums;
 
@@ -79,6 +93,9 @@ extern const Kernel kernel_portable;
 extern const Kernel kernel_avx2;
 extern const Kernel kernel_avx512;
 #endif
+
+/* Add what is in the cells to bins and ROIs, and empty the cells. */
+void sums_fold(const Plan *plan, FrameSums *sums);
 
 /* The kernel that this machine runs best, or the one that DADA_KERNEL names; NULL for a name it cannot run. */
 const Kernel *kernel_choose(const char *name);

@@ -2,17 +2,6 @@
 
 #include <string.h>
 
-/* Transpose an 8 x 8 matrix of bits, one row a byte (Hacker's Delight, 7-3). */
-static uint64_t transpose_8x8(uint64_t x)
-{
-    uint64_t t = (x ^ (x >> 7)) & 0x00AA00AA00AA00AAULL;
-    x ^= t ^ (t << 7);
-    t = (x ^ (x >> 14)) & 0x0000CCCC0000CCCCULL;
-    x ^= t ^ (t << 14);
-    t = (x ^ (x >> 28)) & 0x00000000F0F0F0F0ULL;
-    return x ^ t ^ (t << 28);
-}
-
 void unshuffle(const uint8_t *planes, size_t stride, size_t n, unsigned element, uint32_t *values)
 {
     memset(values, 0, n * sizeof *values);
@@ -129,13 +118,8 @@ static void add_bins(const Plan *plan, const uint32_t *values, size_t first, siz
             sums->bins[bins[i]] += values[i];
 }
 
-void tile_add_values(const Plan *plan, uint32_t *values, size_t first, size_t n, FrameSums *sums)
+void tile_add_valid_values(const Plan *plan, const uint32_t *values, size_t first, size_t n, FrameSums *sums)
 {
-    int64_t largest = apply_validity(plan, values, first, n, sums);
-    if (largest > sums->maximum)
-        sums->maximum = largest;
-    if (largest <= 0)
-        return;
     if (plan->moments)
         add_moments(plan, values, first, n, sums);
     else
@@ -144,4 +128,13 @@ void tile_add_values(const Plan *plan, uint32_t *values, size_t first, size_t n,
         add_bins(plan, values, first, n, sums);
     if (plan->n_rois)
         add_rois(plan, values, first, n, sums);
+}
+
+void tile_add_values(const Plan *plan, uint32_t *values, size_t first, size_t n, FrameSums *sums)
+{
+    int64_t largest = apply_validity(plan, values, first, n, sums);
+    if (largest > sums->maximum)
+        sums->maximum = largest;
+    if (largest > 0)
+        tile_add_valid_values(plan, values, first, n, sums);
 }

@@ -1,0 +1,336 @@
+/* The reduction of a tile on its bit planes: one algorithm, included once per instruction set.
+ *
+ * Whoever includes this defines before it, for arrays of `words` 64-bit words (pixel p at bit p mod 64 of word p / 64):
+ *
+ *   bool plane_meets(plane, valid, words)                 whether any bit of plane AND valid is set
+ *   uint64_t plane_and(plane, valid, words, out, used)    out = plane AND valid; returns how many bits are set, and in
+ *                                                         *used which words are not 0
+ *   size_t list_positions(bits, used, list, times)        append the positions of the set bits, each `times` times
+ *   void list_moments(list, n, rows, sums)                LocalSums of a list of positions
+ *   void planes_to_values(planes, stride, valid, n, top, values)   16-bit values of all pixels, 0 where not valid
+ *   void value_moments(values, n, rows, sums)             LocalSums of n values
+ *   uint64_t plane_common(bits, mask, words)              how many bits of bits AND mask are set
+ *
+ * A sparse tile becomes one list of positions, a pixel with value v in it v times; what follows are straight loops over
+ * that list. A dense tile becomes values. Planes above the highest count of a valid pixel are never looked at twice:
+ * ANDed with the valid pixels they are empty, however many invalid pixels set them all. */
+#include <string.h>
+
+#include "plan.h"
+#include "tile.h"
+
+#define WORDS (TILE / 64)
+#define MAX_STARTS 9           /* row starts in a tile */
+#define MAX_COLUMNS 8190       /* beyond, 32-bit partial sums could overflow: the plain way is taken */
+#define LIST_PLANES 3          /* planes whose bits go into the list, 1, 2 and 4 times */
+#define MAX_LIST 1536          /* positions in a list; more is dense */
+#define MAX_HEAVY 128          /* bits in higher planes, added one by one; more is dense */
+#define VALUE_PLANES 12        /* planes of the values of a dense tile; more is added the plain way */
+
+/* Where rows begin in a tile. */
+typedef struct {
+    uint64_t y;                /* row of the first pixel */
+    int32_t x;                 /* its column, from plan->middle */
+    int32_t columns;
+    unsigned n_starts;
+    uint16_t starts[MAX_STARTS + 1];
+} Rows;
+
+/* Sums about row Rows.y and column plan->middle. */
+typedef struct {
+    int64_t n, y, x, yy, xx, xy;
+} LocalSums;
+
+typedef struct {
+    const Plan *plan;
+    const uint8_t *planes;
+    size_t stride, first, n, words;
+    uint64_t valid[WORDS + 8];
+    int top;
+    Rows rows;
+    FrameSums *sums;
+} Tile;
+
+static bool plane_meets(const uint8_t *plane, const uint64_t *valid, size_t words);
+static uint64_t plane_and(const uint8_t *plane, const uint64_t *valid, size_t words, uint64_t *out, uint64_t *used);
+static size_t list_positions(const uint64_t *bits, uint64_t used, uint16_t *list, unsigned times);
+static void list_moments(const uint16_t *list, size_t n, const Rows *rows, LocalSums *sums);
+static void planes_to_values(const uint8_t *planes, size_t stride, const uint64_t *valid, size_t n, int top,
+                             uint16_t *values);
+static void value_moments(const uint16_t *values, size_t n, const Rows *rows, LocalSums *sums);
+static uint64_t plane_common(const uint64_t *bits, const uint8_t *mask, size_t words);
+
+static const uint8_t *plane(const Tile *tile, int k)
+{
+    return tile->planes + (size_t)k * tile->stride;
+}
+
+/* The tile's valid bits, 0 behind its end. Returns whether there are any. */
+static bool load_valid(Tile *tile)
+{
+    memcpy(tile->valid, tile->plan->valid + tile->first / 8, tile->words * 8);
+    if (tile->n % 64)
+        tile->valid[tile->words - 1] &= (1ULL << (tile->n % 64)) - 1;
+    uint64_t any = 0;
+    for (size_t w = 0; w < tile->words; w++)
+        any |= tile->valid[w];
+    for (size_t w = tile->words; w % 8; w++)
+        tile->valid[w] = 0;
+    return any != 0;
+}
+
+static int highest_plane(const Tile *tile, int from)
+{
+    int k = from;
+    while (k >= 0 && !plane_meets(plane(tile, k), tile->valid, tile->words))
+        k--;
+    return k;
+}
+
+/* Bits of one word of the tile whose value is >= cut, compared bit by bit from the top. */
+static uint64_t too_large(const Tile *tile, size_t w)
+{
+    uint64_t equal = tile->valid[w], larger = 0;
+    for (int k = (int)(8 * tile->plan->element) - 1; k >= 0; k--) {
+        uint64_t bits;
+        memcpy(&bits, plane(tile, k) + 8 * w, 8);
+        if (tile->plan->cut >> k & 1) {
+            equal &= bits;
+        } else {
+            larger |= equal & bits;
+            equal &= ~bits;
+        }
+    }
+    return larger | equal;
+}
+
+/* Take pixels with values >= cut out of the valid ones. */
+static void drop_invalid(Tile *tile)
+{
+    for (size_t w = 0; w < tile->words; w++) {
+        uint64_t bad = too_large(tile, w);
+        tile->valid[w] &= ~bad;
+        for (; bad; bad &= bad - 1)
+            tile_drop_pixel(tile->plan, tile->first + 64 * w + (size_t)__builtin_ctzll(bad), tile->sums);
+    }
+}
+
+static bool any_valid(const Tile *tile)
+{
+    uint64_t any = 0;
+    for (size_t w = 0; w < tile->words; w++)
+        any |= tile->valid[w];
+    return any != 0;
+}
+
+/* The largest value: from the top, keep the pixels that have the bit set where some do. */
+static void find_maximum(const Tile *tile)
+{
+    uint64_t left[WORDS + 8], next[WORDS + 8], used;
+    int64_t largest = 0;
+    memcpy(left, tile->valid, sizeof left);
+    for (int k = tile->top; k >= 0; k--) {
+        if (!plane_and(plane(tile, k), left, tile->words, next, &used))
+            continue;
+        memcpy(left, next, sizeof left);
+        largest |= 1LL << k;
+    }
+    if (largest > tile->sums->maximum)
+        tile->sums->maximum = largest;
+}
+
+static void find_rows(Tile *tile)
+{
+    const Plan *plan = tile->plan;
+    size_t x = tile->first % plan->n_columns;
+    tile->rows = (Rows){.y = tile->first / plan->n_columns, .x = (int32_t)x - plan->middle,
+                        .columns = (int32_t)plan->n_columns};
+    for (size_t start = plan->n_columns - x; start < tile->n; start += plan->n_columns)
+        tile->rows.starts[tile->rows.n_starts++] = (uint16_t)start;
+}
+
+/* Move sums from (row y, middle column) to (0, 0) and add them `times` times. */
+static void add_local(const Tile *tile, const LocalSums *local, unsigned shift)
+{
+    __extension__ typedef __int128 i128;
+    i128 y0 = (i128)tile->rows.y, x0 = tile->plan->middle, n = local->n;
+    i128 x = x0 * n + local->x, y = y0 * n + local->y;
+    FrameSums *sums = tile->sums;
+    sums->sum += (u128)n << shift;
+    sums->sum_y += (u128)y << shift;
+    sums->sum_x += (u128)x << shift;
+    sums->sum_yy += (u128)(y0 * (y + local->y) + local->yy) << shift;
+    sums->sum_xx += (u128)(x0 * (x + local->x) + local->xx) << shift;
+    sums->sum_xy += (u128)(y0 * x + x0 * local->y + local->xy) << shift;
+}
+
+/* A pixel with a bit in a plane too high for the list. */
+static void add_heavy_pixel(const Tile *tile, size_t p, unsigned k, LocalSums *local)
+{
+    if (tile->plan->cells)
+        tile->sums->cells[tile->plan->cells[tile->first + p]] += 1U << k;
+    int64_t x = tile->rows.x + (int64_t)p, y = 0;
+    for (unsigned s = 0; s < tile->rows.n_starts && tile->rows.starts[s] <= p; s++) {
+        x -= tile->rows.columns;
+        y++;
+    }
+    local->n++;
+    local->y += y;
+    local->x += x;
+    local->yy += y * y;
+    local->xx += x * x;
+    local->xy += x * y;
+}
+
+static void add_heavy_plane(const Tile *tile, unsigned k)
+{
+    uint64_t bits[WORDS + 8], used;
+    LocalSums local = {0};
+    plane_and(plane(tile, (int)k), tile->valid, tile->words, bits, &used);
+    for (; used; used &= used - 1) {
+        size_t w = (size_t)__builtin_ctzll(used);
+        for (uint64_t word = bits[w]; word; word &= word - 1)
+            add_heavy_pixel(tile, 64 * w + (size_t)__builtin_ctzll(word), k, &local);
+    }
+    if (tile->plan->moments)
+        add_local(tile, &local, k);
+    else
+        tile->sums->sum += (u128)local.n << k;
+}
+
+static void add_list(const Tile *tile, const uint16_t *list, size_t n)
+{
+    if (tile->plan->moments) {
+        LocalSums local = {.n = (int64_t)n};
+        list_moments(list, n, &tile->rows, &local);
+        add_local(tile, &local, 0);
+    } else {
+        tile->sums->sum += n;
+    }
+    if (tile->plan->cells) {
+        const uint16_t *cells = tile->plan->cells + tile->first;
+        uint32_t *counts = tile->sums->cells;
+        for (size_t i = 0; i < n; i++)
+            counts[cells[list[i]]]++;
+    }
+}
+
+static void add_dense(const Tile *tile)
+{
+    uint16_t values[TILE + 64];
+    planes_to_values(tile->planes, tile->stride, tile->valid, tile->n, tile->top, values);
+    LocalSums local = {0};
+    value_moments(values, tile->n, &tile->rows, &local);
+    if (tile->plan->moments)
+        add_local(tile, &local, 0);
+    else
+        tile->sums->sum += (u128)local.n;
+    if (tile->plan->cells) {
+        const uint16_t *cells = tile->plan->cells + tile->first;
+        uint32_t *counts = tile->sums->cells;
+        for (size_t i = 0; i < tile->n; i++)
+            counts[cells[i]] += values[i];
+    }
+}
+
+/* Everything value by value, for tiles that fit neither way. Invalid values were dropped already. */
+static void add_plainly(const Tile *tile)
+{
+    uint32_t values[TILE];
+    unshuffle(tile->planes, tile->stride, tile->n, tile->plan->element, values);
+    for (size_t i = 0; i < tile->n; i++)
+        values[i] &= -(uint32_t)(tile->valid[i / 64] >> (i % 64) & 1);
+    tile_add_valid_values(tile->plan, values, tile->first, tile->n, tile->sums);
+}
+
+/* Room for a tile's counts in the 32-bit cells. */
+static void reserve_cells(const Tile *tile, uint64_t counts)
+{
+    if (tile->sums->cells_total + counts > UINT32_MAX)
+        sums_fold(tile->plan, tile->sums);
+    tile->sums->cells_total += counts;
+}
+
+/* ROIs by counting common bits, where cells do not hold them. */
+static void add_rois(const Tile *tile)
+{
+    const Plan *plan = tile->plan;
+    uint64_t present = plan->tile_rois[tile->first / TILE] | plan->tile_rois[(tile->first + tile->n - 1) / TILE];
+    for (int k = 0; k <= tile->top; k++) {
+        uint64_t bits[WORDS + 8], used;
+        if (!plane_and(plane(tile, k), tile->valid, tile->words, bits, &used))
+            continue;
+        for (size_t r = 0; r < plan->n_rois; r++)
+            if (present >> (r % 64) & 1)
+                tile->sums->rois[r] += (int64_t)(plane_common(
+                    bits, plan->rois + r * plan->bit_stride + tile->first / 8, tile->words) << k);
+    }
+}
+
+/* Sum, moments and cells of a tile that has counts. */
+static void add_counts(Tile *tile)
+{
+    const Plan *plan = tile->plan;
+    uint64_t bits[LIST_PLANES][WORDS + 8], used[LIST_PLANES], ones[32], listed = 0, heavy = 0;
+    for (int k = 0; k <= tile->top; k++) {
+        uint64_t spare[WORDS + 8], unused;
+        bool low = k < LIST_PLANES;
+        ones[k] = plane_and(plane(tile, k), tile->valid, tile->words, low ? bits[k] : spare, low ? &used[k] : &unused);
+        *(low ? &listed : &heavy) += low ? ones[k] << k : ones[k];
+    }
+    uint64_t total = 0;
+    for (int k = 0; k <= tile->top; k++)
+        total += ones[k] << k;
+    if (plan->cells && total > UINT32_MAX) {
+        add_plainly(tile);
+        return;
+    }
+    reserve_cells(tile, total);
+    if (!plan->moments && !plan->cells) {
+        tile->sums->sum += total;
+    } else if (listed <= MAX_LIST && heavy <= MAX_HEAVY) {
+        uint16_t list[MAX_LIST + 64];
+        size_t n = 0;
+        for (int k = 0; k <= tile->top && k < LIST_PLANES; k++)
+            n += list_positions(bits[k], used[k], list + n, 1U << k);
+        add_list(tile, list, n);
+        for (int k = LIST_PLANES; k <= tile->top; k++)
+            if (ones[k])
+                add_heavy_plane(tile, (unsigned)k);
+    } else if (tile->top < VALUE_PLANES) {
+        add_dense(tile);
+    } else {
+        add_plainly(tile);
+        return;
+    }
+    if (plan->n_rois && !plan->cells_hold_rois)
+        add_rois(tile);
+}
+
+static void add_planes(const Plan *plan, const uint8_t *planes, size_t stride, size_t first, size_t n,
+                       FrameSums *sums)
+{
+    Tile tile = {.plan = plan, .planes = planes, .stride = stride, .first = first, .n = n, .words = (n + 63) / 64,
+                 .sums = sums};
+    if (!load_valid(&tile))
+        return;
+    tile.top = highest_plane(&tile, (int)(8 * plan->element) - 1);
+    if (tile.top >= plan->cut_bit) {
+        drop_invalid(&tile);
+        if (!any_valid(&tile))
+            return;
+        tile.top = highest_plane(&tile, tile.top);
+    }
+    if (sums->maximum < 0 || (tile.top >= 0 && sums->maximum < (2LL << tile.top) - 1))
+        find_maximum(&tile);
+    if (tile.top < 0)
+        return;
+    if (plan->moments) {
+        if (plan->n_columns > MAX_COLUMNS || n / plan->n_columns >= MAX_STARTS) {
+            add_plainly(&tile);
+            return;
+        }
+        find_rows(&tile);
+    }
+    add_counts(&tile);
+}
