@@ -78,10 +78,18 @@ class Streams:
         stream = self._continued(offset)
         if stream is not None:
             return self._go_on(stream, end, size)
-        last_run = max(self.streams, key=lambda known: known.last_used).run if self.streams else 0
+        ranges = self._strides_on(offset, end, size)
         self._begin(offset, end)
         small = offset == 0 and size <= self.fragment_size
-        return Advice(reach=size if small else end, ranges=self.strides.note(offset, max(end - offset, last_run), size))
+        return Advice(reach=size if small else end, ranges=ranges)
+
+    def _strides_on(self, offset: int, end: int, size: int) -> list[tuple[int, int]]:
+        """What a learned stride wants; a chunk that the kernel reads in pieces is as long as its stream ran."""
+        if end - offset < SHORTEST_STRIDDEN:
+            return []
+        chunks = [stream for stream in self.streams if stream.run >= SHORTEST_STRIDDEN]
+        last = max(chunks, key=lambda stream: stream.last_used, default=None)
+        return self.strides.note(offset, max(end - offset, last.run if last else 0), size)
 
     def pressure(self) -> None:
         """A prefetch was refused for want of room: every window is halved."""
@@ -144,8 +152,6 @@ class Strides:
 
     def note(self, offset: int, length: int, size: int) -> list[tuple[int, int]]:
         """A read begins at a new place; the byte ranges to prefetch, empty while no stride is proven."""
-        if length < SHORTEST_STRIDDEN:
-            return []
         previous, self._offset = self._offset, offset
         last_length, self._length = self._length, length
         distance = 0 if previous is None else offset - previous
