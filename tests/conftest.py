@@ -29,6 +29,16 @@ def need_fuse() -> None:
     pytest.skip("/dev/fuse is not usable by this user")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or fills the user's caches (results, chunk indices)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        for name in ("DADA_STORE", "DADA_INDEX_DIR", "DADA_STORE_LIMIT"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def realdata() -> Path:
     """The folder with real detector files: $DADA_REALDATA, or `shared/realdata` beside the checkout."""

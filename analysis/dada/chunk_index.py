@@ -87,7 +87,7 @@ def chunk_table(path: Path, dataset: str, directory: Path | None = None) -> tupl
         if table is not None:
             return table, version
         with open_hdf5(path) as file:
-            table = index_dataset(find_frames(file, dataset, path), file.userblock_size, version.size)
+            table = index_dataset(find_frames(file, dataset, path), version.size)
         if FileVersion.of(path) == version:
             _keep(kept, table)
             return table, version
@@ -135,9 +135,10 @@ def find_frames(file: h5py.File, dataset: str, path: Path) -> h5py.Dataset:
     return found
 
 
-def index_dataset(dataset: h5py.Dataset, userblock: int, file_size: int) -> ChunkTable:
+def index_dataset(dataset: h5py.Dataset, file_size: int) -> ChunkTable:
     """The table of an open dataset of 2 (one frame), 3 or 4 (image, channel, y, x) dimensions."""
-    codec = _codec(dataset)
+    # whether the library counts addresses from the file's begin or from the end of a user block depends on its version
+    codec = HDF5 if dataset.file.userblock_size else _codec(dataset)
     n_frames = 1 if dataset.ndim == 2 else dataset.shape[0]
     channels = dataset.shape[1] if dataset.ndim == 4 else 1
     offsets = np.zeros((n_frames, channels), dtype=np.int64)
@@ -148,7 +149,6 @@ def index_dataset(dataset: h5py.Dataset, userblock: int, file_size: int) -> Chun
             _fill_contiguous(dataset, offsets, sizes)
         else:
             _fill_chunked(dataset, offsets, sizes, masks)
-        offsets += userblock
         sizes[(offsets < 0) | (offsets + sizes > file_size)] = -1  # beyond the end of the file: a truncated copy
     shape = (int(dataset.shape[-2]), int(dataset.shape[-1]))
     return ChunkTable(shape, dataset.dtype.str, n_frames, channels, codec, offsets, sizes, masks)

@@ -170,7 +170,7 @@ def _segments(sources: list[Source], index_dir: Path | None, missing_ok: bool) -
             segment = _missing(source, first, usual or _usual_length(sources, index_dir), last, missing_ok)
         segments.append(segment)
         first = segment.stop
-    if first == 0:
+    if first == 0 and any(segment.table for segment in segments):
         raise DataError(f"{sources[0].path} holds no frames yet in {sources[0].dataset}")
     return segments
 
