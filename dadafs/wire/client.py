@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -259,6 +260,8 @@ def _why(error: OSError) -> str:
     """The reason in `error`, which for a name with several addresses is hidden in a group."""
     causes = error.__cause__.exceptions if isinstance(error.__cause__, BaseExceptionGroup) else ()
     inner = next((cause for cause in causes if isinstance(cause, OSError)), error)
+    if inner.errno is not None and inner.errno > 0:
+        return os.strerror(inner.errno)
     return inner.strerror or str(inner)
 
 

@@ -16,7 +16,7 @@ import trio
 
 from dadafs.errors import ExitCode, UserError
 from dadafs.wire import frame
-from dadafs.wire.channel import Channel, ChannelClosed, PayloadVanished, plain_socket
+from dadafs.wire.channel import Channel, PayloadVanished, plain_socket
 from dadafs.wire.frame import Kind
 from dadafs.wire.messages import Message, encode
 
