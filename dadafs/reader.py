@@ -29,7 +29,7 @@ from dadafs.policy.prefetch import LONGEST_WINDOW, Advice, Streams, likes_both_e
 from dadafs.ram_cache import PREFETCH_SHARE, RamCache
 from dadafs.remote_file import RemoteFile
 from dadafs.session import Session
-from dadafs.wire.messages import BLOCK_SIZE
+from dadafs.wire.messages import BLOCK_SIZE, INLINE_LIMIT
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +142,8 @@ class Reader:
                 self._prefetch(file, streams, advice.ranges)
             return data
         deadline = self._session.deadline() if math.isnan(deadline) else deadline
+        if file.size <= INLINE_LIMIT and not file.has_handle:
+            await file.handle(deadline)  # a small file comes whole with its open
         return await self._through_changes(file, streams, offset, length, advice, deadline)
 
     async def _through_changes(

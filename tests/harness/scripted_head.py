@@ -369,7 +369,8 @@ async def wrong_byte(connection: Connection, request_id: int, request: Message) 
 async def fewer_checksums(connection: Connection, request_id: int, request: Message) -> bool:
     """The reply does not describe all of its blocks."""
     message, payload = connection.head.answer(request)
-    assert isinstance(message, Blocks)
+    if not isinstance(message, Blocks):
+        return False
     short = Blocks(message.checksums[:-1], message.sent, message.size)
     await connection.reply(request_id, short, payload)
     return True
