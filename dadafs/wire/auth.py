@@ -190,7 +190,8 @@ class HeadHandshake:
         for method in self.methods:
             if method in offered:
                 return method
-        wanted = " or ".join(self.methods) or "nothing that this connection can do"
+        accepted = dict.fromkeys([*([TLS] if self.auth.tls else []), *self.methods])
+        wanted = " or ".join(accepted) or "nothing from this address"
         got = ", ".join(offered)[:100] or "nothing"
         raise Refusal(
             RefusalCode.METHOD,
