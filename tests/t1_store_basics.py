@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,40 +10,9 @@ import pytest
 
 from dadafs.checksum import block_checksums
 from dadafs.errors import ExitCode, UserError
-from dadafs.wire.messages import Version
-from dadafsd.store import FragmentKey, FragmentStore, TierSettings
+from dadafsd.store import FragmentStore, TierSettings
 from tests.checklogs import ExpectedLog
-
-MIB = 1024 * 1024
-FRAGMENT = 256 * 1024
-
-
-def key_of(number: int, *, ino: int = 7, size: int | None = None, export: str = "data", mtime: int = 1) -> FragmentKey:
-    """Fragment `number` of a file of `size` bytes (so long that the fragment is whole, unless told)."""
-    version = Version(2049, ino, size if size is not None else (number + 1) * FRAGMENT, mtime, mtime)
-    return FragmentKey(export, version, number, FRAGMENT)
-
-
-def data_of(key: FragmentKey) -> bytes:
-    """Bytes that belong to this key and to no other."""
-    return random.Random(key.packed).randbytes(key.length)
-
-
-def insert(store: FragmentStore, key: FragmentKey) -> bool:
-    """Insert the data that belong to `key`."""
-    data = data_of(key)
-    return store.insert(key, data, block_checksums(data))
-
-
-def read(store: FragmentStore, key: FragmentKey) -> bytes | None:
-    """The data stored for `key`, None for a miss."""
-    stored = store.lookup(key)
-    if stored is None:
-        return None
-    with stored:
-        data = stored.read()
-        assert stored.checksums == block_checksums(data)
-        return data
+from tests.harness.fragments import FRAGMENT, MIB, data_of, insert, key_of, read, record_path
 
 
 @pytest.fixture
@@ -157,8 +125,7 @@ def test_what_is_being_read_is_not_evicted(store: FragmentStore, settings: TierS
     for number in range(200):
         insert(store, key_of(number))
     assert stored.read() == data_of(key)
-    record = settings.directory / "fragments" / f"{key.digest:016x}"[:3] / f"{key.digest:016x}"
-    assert record.exists()
+    assert record_path(settings.directory, key).exists()
     stored.close()
     for number in range(400, 800):
         insert(store, key_of(number))
@@ -260,3 +227,30 @@ def test_synced_records_are_the_same(tmp_path: Path) -> None:
         assert read(store, key_of(0)) == data_of(key_of(0))
     finally:
         store.close()
+
+
+def test_what_everybody_reads_still_makes_room_and_its_readers_go_on(tmp_path: Path) -> None:
+    store = FragmentStore.open([TierSettings(tmp_path / "cache", 4 * MIB)], housekeeping=False)
+    try:
+        held = []
+        for number in range(40):
+            assert insert(store, key_of(number))
+            stored = store.lookup(key_of(number))
+            assert stored is not None
+            held.append((key_of(number), stored))
+        for key, stored in held:
+            assert stored.read() == data_of(key)
+            stored.close()
+        assert store.status()[0].used <= 4 * MIB
+        assert store.status()[0].counts.evicted_in_use > 20
+    finally:
+        store.close()
+
+
+def test_admission_keeps_what_is_offered_often_enough(store: FragmentStore) -> None:
+    key = key_of(0)
+    data = data_of(key)
+    checksums = block_checksums(data)
+    assert [store.insert(key, data, checksums, after_reads=3) for _ in range(3)] == [False, False, True]
+    assert store.status()[0].counts.refused == {"admission": 2}
+    assert read(store, key) == data

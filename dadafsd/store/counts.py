@@ -17,8 +17,9 @@ class TierCounts:
     inserted: int = 0
     inserted_bytes: int = 0
     evicted: int = 0
-    evicted_bytes: int = 0
+    evicted_bytes: int = 0  #: of space on disk
     evicted_unread: int = 0
+    evicted_in_use: int = 0  #: while somebody had them open, because nothing else was left
     removed: int = 0  #: on request
     errors: int = 0  #: input/output errors met
     refused: dict[str, int] = field(default_factory=dict)  #: not kept, by reason

@@ -69,6 +69,11 @@ class TierFiles:
             raise OSError(errno.ESHUTDOWN, "the tier was closed", str(self.directory))
         return root
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the directory is held."""
+        return self._opened is not None
+
     def open(self) -> None:
         """Open the directory anew (also after it was deleted by hand) and empty `new/`."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -98,7 +103,9 @@ class TierFiles:
 
     def still_there(self) -> bool:
         """Whether the path still leads to the directory that was opened."""
-        root = self._root  # keeps it open while it is in use here
+        root = self._opened
+        if root is None:
+            return False
         try:
             there, mine = os.stat(self.directory), os.fstat(root.fd)
         except OSError:
@@ -241,11 +248,9 @@ class TierFiles:
             raise
 
     def probe(self, writing: bool) -> None:
-        """Read the directory, and where `writing` write, sync, read and delete a small file; raises `OSError`."""
+        """Read a small file, and where `writing` write, sync, read and delete another; raises `OSError`."""
         root = self._root  # keeps it open while it is in use here
-        if not self.still_there():
-            raise FileNotFoundError(errno.ENOENT, "the directory is gone", str(self.directory))
-        os.listdir(root.fd)
+        self.read_file("lock")
         if writing:
             self.write_file("probe", [os.urandom(HEADER_SIZE)])
             self.read_file("probe")
@@ -259,14 +264,18 @@ class TierFiles:
 
 
 def _lock_directory(root: int) -> _Descriptor:
-    lock = _Descriptor(os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=root))
+    """Lock by a descriptor for reading only, which does not keep an admin from remounting the disk read-only."""
+    lock = _Descriptor(os.open("lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=root))
     try:
         fcntl.flock(lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         owner = os.pread(lock.fd, 32, 0).decode(errors="replace").strip()
         raise DirectoryInUse(owner or "unknown") from None
-    os.ftruncate(lock.fd, 0)
-    os.pwrite(lock.fd, f"{os.getpid()}\n".encode(), 0)
+    writer = os.open("lock", os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, dir_fd=root)
+    try:
+        os.write(writer, f"{os.getpid()}\n".encode())
+    finally:
+        os.close(writer)
     return lock
 
 

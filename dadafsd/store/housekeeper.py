@@ -6,6 +6,7 @@ The tier serves from its first moment without any of this. Every step can be cal
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import threading
 import time
@@ -13,11 +14,11 @@ import time
 import numpy as np
 
 from dadafsd.store import snapshot
-from dadafsd.store.files import FAN_OUT
+from dadafsd.store.files import FAN_OUT, DirectoryInUse
 from dadafsd.store.health import State
 from dadafsd.store.index import stamp
 from dadafsd.store.record import DATA_OFFSET, UNIT, DamagedRecord, decode_header, file_mark, units
-from dadafsd.store.tier import NO_DESCRIPTORS, Tier
+from dadafsd.store.tier import NO_DESCRIPTORS, NO_RECORD, Tier
 
 log = logging.getLogger("dadafsd.store")
 
@@ -141,7 +142,9 @@ class Housekeeper:
             except DamagedRecord as error:
                 self.tier.discard(digest, str(error))
             except OSError as error:
-                if error.errno in NO_DESCRIPTORS:
+                if error.errno in NO_RECORD:
+                    self.tier.discard(digest, "not a file")
+                elif error.errno in NO_DESCRIPTORS:
                     self._stopping.wait(1.0)
             else:
                 mark = file_mark(key.export, key.version.identity)
@@ -156,27 +159,34 @@ class Housekeeper:
     # --- faults ------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """See whether the directory is still there, and try a tier that is not well."""
+        """See whether the directory is still there, and try a tier that is not well.
+
+        A tier that cannot be read holds nothing open, so that an admin can unmount and repair its file system.
+        """
         tier = self.tier
-        now = time.monotonic()
-        if tier.state is not State.DOWN and not tier.files.still_there():
+        if tier.reading.state is not State.DOWN and not tier.files.still_there():
             tier.lost()
+        now = time.monotonic()
         for health in (tier.reading, tier.writing):
             if health.probe_due(now):
-                self._probe(health is tier.writing)
+                tier.probed(health, self._probe(health is tier.writing))
+        if tier.reading.state is State.DOWN:
+            tier.writing_down_too()
+            tier.files.close()
 
-    def _probe(self, writing: bool) -> None:
-        tier = self.tier
+    def _probe(self, writing: bool) -> OSError | None:
+        """Try the disk; what went wrong, if anything did."""
+        files = self.tier.files
         try:
-            if not tier.files.still_there():
-                tier.files.reopen()
-                tier.forget_all()
+            if not files.still_there():
+                files.reopen()
                 self.scanned = False
-            tier.files.probe(writing)
+            files.probe(writing)
         except OSError as error:
-            tier.probed(writing, error)
-        else:
-            tier.probed(writing, None)
+            return error
+        except DirectoryInUse as error:
+            return OSError(errno.EBUSY, f"used by another running dadafsd (process {error})")
+        return None
 
 
 def with_changes(tier: Tier, **changes: int | float) -> None:

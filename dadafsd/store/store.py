@@ -6,25 +6,30 @@ keeps nothing, and the head reads the origin.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import struct
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from xxhash import xxh3_64_intdigest
 
 from dadafs.errors import ExitCode, UserError
+from dadafsd.store.admission import Admission
 from dadafsd.store.counts import TierCounts
 from dadafsd.store.files import DirectoryInUse, TierFiles
 from dadafsd.store.housekeeper import Housekeeper, with_changes
+from dadafsd.store.pins import Identity, Pin, Pins
 from dadafsd.store.record import FragmentKey, Stored, file_mark
 from dadafsd.store.settings import TierSettings
 from dadafsd.store.tier import Buffer, Tier
 from dadafsd.store.verify import Verified, verify_tier
 
 _LEAST_FREE = 1024 * 1024
+_PINS_FILE = "pins"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,8 @@ class FragmentStore:
     def __init__(self) -> None:
         self._tiers: tuple[Tier, ...] = ()
         self._keepers: dict[str, Housekeeper] = {}
+        self._pins = Pins()
+        self._admission = Admission()
 
     @classmethod
     def open(cls, settings: Sequence[TierSettings], *, housekeeping: bool = True) -> FragmentStore:
@@ -83,14 +90,21 @@ class FragmentStore:
                 return found
         return None
 
-    def insert(self, key: FragmentKey, data: Buffer, checksums: Sequence[int]) -> bool:
-        """Keep a fragment with its block checksums; False where no tier kept it (full, down, refused)."""
-        return any(tier.insert(key, data, checksums) for tier in self._preferred(key))
+    def insert(self, key: FragmentKey, data: Buffer, checksums: Sequence[int], *, after_reads: int = 1) -> bool:
+        """Keep a fragment with its block checksums; False where no tier kept it (full, down, refused).
+
+        With `after_reads` n it is kept when it is offered for the n-th time.
+        """
+        tiers = self._preferred(key)
+        if not self._admission.admit(key.digest, after_reads):
+            return tiers[0].refuse("admission") if tiers else False
+        return any(tier.insert(key, data, checksums) for tier in tiers)
 
     def damaged(self, key: FragmentKey) -> None:
         """A block of this fragment failed its checksum: its record is deleted."""
         for tier in self._tiers:
-            tier.damaged(key)
+            if tier.files.has_record(key.digest):
+                tier.damaged(key)
 
     def _preferred(self, key: FragmentKey) -> Sequence[Tier]:
         """All tiers, the one this key belongs to first: a rendezvous hash weighted by size."""
@@ -110,9 +124,10 @@ class FragmentStore:
         settings.check()
         if settings.name in self._keepers:
             raise UserError(f"There are two tiers called {settings.name}: give each its own name.", ExitCode.USAGE)
-        tier = Tier(settings, _open_files(settings))
+        tier = Tier(settings, _open_files(settings), lambda: self._pins.marks(time.time()))
         keeper = Housekeeper(tier)
         keeper.restore()
+        self._load_pins(tier)
         _check_space(tier)
         self._keepers[settings.name] = keeper
         self._tiers = (*self._tiers, tier)
@@ -136,12 +151,48 @@ class FragmentStore:
                 keeper.scan()
             keeper.round()
 
-    def cached(self, export: str, identity: tuple[int, int]) -> dict[str, int]:
+    # --- pins --------------------------------------------------------------------------------------------------
+
+    def pin(self, export: str, path: bytes, until: float, files: Iterable[Identity]) -> None:
+        """Never evict `files` (device, inode) before `until` (seconds since the epoch), nor what `opened` adds."""
+        self._pins.add(export, path, until, files)
+        self._save_pins()
+
+    def unpin(self, export: str, path: bytes) -> bool:
+        """Take the pin of exactly this path away; whether there was one."""
+        found = self._pins.remove(export, path)
+        if found:
+            self._save_pins()
+        return found
+
+    def pins(self) -> list[Pin]:
+        """All pins that have not expired."""
+        return self._pins.current(time.time())
+
+    def opened(self, export: str, path: bytes, identity: Identity) -> None:
+        """A file was opened: where its path is pinned, so are its fragments from now on. Cheap without pins."""
+        if self._pins.seen(export, path, identity, time.time()):
+            self._save_pins()
+
+    def _load_pins(self, tier: Tier) -> None:
+        with contextlib.suppress(OSError):
+            self._pins.decode(tier.files.read_file(_PINS_FILE) or b"")
+
+    def _save_pins(self) -> None:
+        """A copy in every tier; one that fails is the poorer for it, and the tier's health finds out by itself."""
+        data = self._pins.encode()
+        for tier in self._tiers:
+            with contextlib.suppress(OSError):
+                tier.files.write_file(_PINS_FILE, [data])
+
+    # --- files -------------------------------------------------------------------------------------------------
+
+    def cached(self, export: str, identity: Identity) -> dict[str, int]:
         """Bytes on disk of the fragments of file `(device, inode)`, by tier; of all its versions."""
         mark = file_mark(export, identity)
         return {tier.name: tier.held(mark) for tier in self._tiers}
 
-    def evict(self, export: str | None = None, identity: tuple[int, int] | None = None) -> int:
+    def evict(self, export: str | None = None, identity: Identity | None = None) -> int:
         """Delete the fragments of a file, of an export (reads all headers), or all; how many there were."""
         if export is None:
             return sum(tier.drop_all() for tier in self._tiers)

@@ -42,14 +42,21 @@ log = logging.getLogger("dadafsd.store")
 Buffer = bytes | bytearray | memoryview
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
-NO_RECORD = {errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV}  # a link, a directory, a pipe or the like
+NO_RECORD = {
+    errno.ELOOP,
+    errno.EISDIR,
+    errno.ENXIO,
+    errno.ENODEV,
+    errno.ESPIPE,
+}  # a link, a directory, a pipe or the like
 FULL_PAUSE = 1.0  # seconds without inserts after the disk was found full
+STALL = 10.0  # seconds after which a call to the disk hangs
 BATCH = 32  # records evicted under one hold of the lock
 _MOST_CONDEMNED = 65536
 
 
 class Tier:
-    """The tier in `settings.directory`; `pinned(now)` are the file marks that must not be evicted."""
+    """The tier in `settings.directory`; `pinned()` gives the file marks that must not be evicted."""
 
     def __init__(
         self, settings: TierSettings, files: TierFiles, pinned: Callable[[], Container[int]] = frozenset
@@ -68,6 +75,8 @@ class Tier:
         self._incoming = 0  # units of inserts on their way
         self._full_until = 0.0
         self._throttled = ThrottledLog(log)
+        self._ongoing: dict[int, float] = {}  # when each thread began its call to the disk
+        self._next_look = 0.0
 
     @property
     def name(self) -> str:
@@ -92,6 +101,7 @@ class Tier:
             self.counts.bypassed += 1
             return None
         fd = -1
+        self._ongoing[threading.get_ident()] = time.monotonic()
         try:
             fd = self.files.open_record(digest)
             checksums = check_header(os.pread(fd, HEADER_SIZE, 0), key)
@@ -102,6 +112,8 @@ class Tier:
                 os.close(fd)
             self._lookup_failed(digest, error)
             return None
+        finally:
+            del self._ongoing[threading.get_ident()]
         self._went_well(self.reading)
         with self._lock:
             self.counts.hits += 1
@@ -154,7 +166,8 @@ class Tier:
                 self._condemned.add(digest)
             else:
                 self.reading.take_down(time.monotonic())
-            self._io_error(self.writing, "delete", error)
+            if error.errno not in NO_RECORD:
+                self._io_error(self.writing, "delete", error)
             return False
         with self._lock:
             self.index.remove(digest)
@@ -165,20 +178,28 @@ class Tier:
     def insert(self, key: FragmentKey, data: Buffer, checksums: Sequence[int]) -> bool:
         """Keep a fragment; False where it was not kept, with the reason counted in `counts.refused`."""
         if memoryview(data).nbytes != key.length:
-            return self._refuse("malformed")
+            return self.refuse("malformed")
         if not self._may(self.writing):
-            return self._refuse("down")
+            return self.refuse("down")
         if self._full_until and time.monotonic() < self._full_until:
-            return self._refuse("disk full")
+            return self.refuse("disk full")
+        try:
+            header = encode_header(key, checksums)
+        except ValueError:
+            return self.refuse("malformed")
+        self._ongoing[threading.get_ident()] = time.monotonic()
+        try:
+            return self._write(key, header, data)
+        finally:
+            del self._ongoing[threading.get_ident()]
+
+    def _write(self, key: FragmentKey, header: bytes, data: Buffer) -> bool:
         need = units(key.length)
         reason = self._make_room(need)
         if reason:
-            return self._refuse(reason)
+            return self.refuse(reason)
         try:
-            parts = (encode_header(key, checksums), data)
-            self.files.write_record(key.digest, parts, self.settings.sync == SYNC_DATA)
-        except ValueError:
-            return self._refuse("malformed")
+            self.files.write_record(key.digest, (header, data), self.settings.sync == SYNC_DATA)
         except OSError as error:
             return self._insert_failed(error)
         finally:
@@ -202,7 +223,8 @@ class Tier:
     def _mark(key: FragmentKey) -> int:
         return file_mark(key.export, key.version.identity)
 
-    def _refuse(self, reason: str) -> bool:
+    def refuse(self, reason: str) -> bool:
+        """Count a fragment that was not kept; False, for the caller to hand on."""
         with self._lock:
             return self.counts.refuse(reason)
 
@@ -213,9 +235,9 @@ class Tier:
             self._throttled.warning(
                 "full", f"tier {self.name}: {self.files.directory} is full, fragments pass through uncached"
             )
-            return self._refuse("disk full")
+            return self.refuse("disk full")
         self._io_error(self.writing, "write", error)
-        return self._refuse("error")
+        return self.refuse("error")
 
     # --- making room -------------------------------------------------------------------------------------------
 
@@ -251,12 +273,15 @@ class Tier:
             self.evict(lacking)
 
     def evict(self, wanted: int) -> int:
-        """Evict at least `wanted` units where possible; the units evicted."""
+        """Evict at least `wanted` units where possible; the units evicted.
+
+        What is being read goes only where nothing else is left, and its readers keep what they have open.
+        """
         done = 0
         pinned = self._pinned()
         while done < wanted:
             with self._lock:
-                victims = self._victims(wanted - done, pinned)
+                victims = self._victims(wanted - done, pinned, self._in_use) or self._victims(wanted - done, pinned, ())
             if not victims:
                 break
             done += sum(victim.units for victim in victims)
@@ -264,9 +289,8 @@ class Tier:
                 self._delete(victim)
         return done
 
-    def _victims(self, wanted: int, pinned: Container[int]) -> list[Victim]:
+    def _victims(self, wanted: int, pinned: Container[int], in_use: Container[int]) -> list[Victim]:
         victims: list[Victim] = []
-        in_use = self._in_use
         while wanted > 0 and len(victims) < BATCH:
             victim = self.index.evict(lambda key, file: key in in_use or file in pinned)
             if victim is None:
@@ -276,6 +300,7 @@ class Tier:
             self.counts.evicted += 1
             self.counts.evicted_bytes += victim.units * UNIT
             self.counts.evicted_unread += not victim.read
+            self.counts.evicted_in_use += victim.key in self._in_use
         return victims
 
     def _delete(self, victim: Victim) -> None:
@@ -332,12 +357,6 @@ class Tier:
         with self._lock:
             self.index.remove(digest)
 
-    def forget_all(self) -> None:
-        """The directory is empty or another one."""
-        with self._lock:
-            self.index.clear()
-            self._condemned.clear()
-
     def sorted_keys(self) -> Keys:
         """Digests of all records that the index knows of, ascending."""
         with self._lock:
@@ -356,7 +375,24 @@ class Tier:
     # --- faults ------------------------------------------------------------------------------------------------
 
     def _may(self, health: Health) -> bool:
-        return health.state is State.NORMAL or health.allowed(time.monotonic())
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + STALL / 10
+            self._look_for_stalls(now)
+        return health.state is State.NORMAL or health.allowed(now)
+
+    def _look_for_stalls(self, now: float) -> None:
+        """A disk that hangs is down: the threads that wait for it wait, no others join them."""
+        if not any(now - began > STALL for began in list(self._ongoing.values())):
+            return
+        self._throttled.warning(
+            "stall",
+            f"tier {self.name}: {self.files.directory} has not answered for {STALL:g} s,"
+            " fragments pass through uncached",
+        )
+        with self._lock:
+            self.reading.take_down(now)
+            self.writing.take_down(now)
 
     def _went_well(self, health: Health) -> None:
         if health.state is not State.NORMAL:
@@ -368,6 +404,8 @@ class Tier:
 
     def _io_error(self, health: Health, doing: str, error: OSError) -> None:
         """Count an error of the disk and judge the tier by it; a lack of descriptors is not the disk's fault."""
+        if error.errno == errno.ESHUTDOWN:  # our own: the tier was closed just now
+            return
         self._throttled.warning(
             f"{doing} {error.errno}",
             f"tier {self.name}: cannot {doing} in {self.files.directory}: {error.strerror or error}",
@@ -394,9 +432,14 @@ class Tier:
             self.reading.take_down(now)
             self.writing.take_down(now)
 
-    def probed(self, writing: bool, error: OSError | None) -> None:
+    def writing_down_too(self) -> None:
+        """Nothing is written to a disk that cannot be read."""
+        if self.writing.state is not State.DOWN:
+            with self._lock:
+                self.writing.take_down(time.monotonic())
+
+    def probed(self, health: Health, error: OSError | None) -> None:
         """The housekeeper tried the disk."""
-        health = self.writing if writing else self.reading
         before = health.state
         with self._lock:
             if error is None:
