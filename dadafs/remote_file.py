@@ -113,9 +113,21 @@ class RemoteFile:
         async with self._opening:
             if self.live(trio.current_time()):
                 return
-            if self._handle_generation == self._session.generation and await self._resolved(deadline):
+            if not self.orphaned and await self._found_at_its_path(deadline):
+                return
+            if self.has_handle and await self._resolved(deadline):
                 return
             await self._reopen(deadline)
+
+    async def _found_at_its_path(self, deadline: float) -> bool:
+        """Ask what is at the path, which comes with a lease; False where that is another file, or nothing."""
+        answer = await self._session.stat(self.path, deadline=deadline)
+        attr = answer.value.attr
+        if attr is None or (attr.dev, attr.ino) != self.identity:
+            self.orphan()
+            return False
+        self.believe(attr, answer, answer.value.leased)
+        return True
 
     async def _resolved(self, deadline: float) -> bool:
         """Ask for the state of the handle; False where the head does not know the handle."""
@@ -126,10 +138,11 @@ class RemoteFile:
                 raise
             self.forget_handle(self._handle)
             return False
-        if answer.value.attr is None or (answer.value.attr.dev, answer.value.attr.ino) != self.identity:
+        attr = answer.value.attr
+        if attr is None or (attr.dev, attr.ino) != self.identity:
             self.forget_handle(self._handle)
             return False
-        self.believe(answer.value.attr, answer, answer.value.leased)
+        self.believe(attr, answer, answer.value.leased)
         return True
 
     def believe(self, attr: Attr, answer: Answer[Entry] | Answer[Opened], leased: bool) -> None:

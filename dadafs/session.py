@@ -237,9 +237,9 @@ class Session:
     # --- requests on the control channel
     # ---------------------------------------------------------------------------
 
-    async def stat(self, path: bytes, *, lease: bool = True) -> Answer[Entry]:
+    async def stat(self, path: bytes, *, lease: bool = True, deadline: float | None = None) -> Answer[Entry]:
         """What is at `path` (attr None: nothing). Raises OSError."""
-        return await self._ask(Stat(path, lease), Entry, path)
+        return await self._ask(Stat(path, lease), Entry, path, deadline=deadline)
 
     async def list_directory(
         self, path: bytes, take: Callable[[int, Sequence[Item]], None] | None = None

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from dadafs.remote_file import RemoteFile
-from dadafs.wire.messages import BLOCK_SIZE, Attr, LeasesLost, Open, Read, Release, Resolve
+from dadafs.wire.messages import BLOCK_SIZE, Attr, LeasesLost, Open, Read, Release, Resolve, Stat
 from tests.checklogs import ExpectedLog
 from tests.harness.scripted_head import (
     REAL_DEADLINE,
@@ -503,7 +503,7 @@ def test_without_a_lease_the_head_is_asked_once_per_freshness() -> None:
             head.files[b"big"].write(OTHER)
             for _ in range(3):
                 assert await node.read(file, 0, 100) == OTHER[:100]
-            assert head.count(Resolve) == 1
+            assert head.count(Stat) == 1
 
     run(test)
 
@@ -516,7 +516,7 @@ def test_a_lost_lease_is_asked_about() -> None:
             await until(lambda: not file.leased, "the push")
             await trio.sleep(0.3)
             await node.read(file, 0, 100)
-            assert head.count(Resolve) == 1
+            assert head.count(Stat) == 1
 
     run(test)
 
@@ -681,7 +681,7 @@ def test_random_faults_never_give_a_wrong_byte(expected_log: ExpectedLog) -> Non
 
     async def test() -> None:
         generator = random.Random(11)
-        versions = [BIG]
+        versions: list[tuple[float, bytes]] = [(float("inf"), BIG)]  # until when it was the present one
         async with scripted_node({b"f.h5": BIG}, budget=8 * MIB, freshness=0.05) as (head, node):
             file = await node.open(b"f.h5")
             scripted = head.files[b"f.h5"]
@@ -693,11 +693,14 @@ def test_random_faults_never_give_a_wrong_byte(expected_log: ExpectedLog) -> Non
                     changed = bytearray(scripted.content)
                     for _ in range(20):
                         changed[generator.randrange(len(changed))] ^= 255
-                    versions.append(bytes(changed))
-                    scripted.write(versions[-1])
+                    versions[-1] = (trio.current_time(), versions[-1][1])
+                    versions.append((float("inf"), bytes(changed)))
+                    scripted.write(bytes(changed))
                 offset, length = generator.randrange(len(BIG)), generator.randrange(2 * MIB)
+                started = trio.current_time()
                 data = await node.read(file, offset, length)
-                assert any(data == version[offset : offset + length] for version in versions[-2:])
+                fresh = [version for until_, version in versions if until_ > started - 0.05]
+                assert any(data == version[offset : offset + length] for version in fresh)
             await until(lambda: not leftover(node), "nothing stays reserved")
 
     run(test)
