@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dadafs.wire import frame
 from dadafs.wire.channel import Channel, ChannelClosed, PayloadVanished
@@ -188,6 +190,64 @@ def test_a_payload_can_be_skipped_and_must_be_taken() -> None:
             nursery.start_soon(one.send, Kind.REPLY, 2, DONE, b"xyz")
             assert await take(other) == (Kind.REPLY, 2, DONE, b"xyz")
         one.close()
+        other.close()
+
+    run(test)
+
+
+def test_a_stream_of_small_frames_lets_other_tasks_run() -> None:
+    async def test() -> None:
+        raw, sock = tcp_pair()
+        other = Channel(sock, limits=FROM_NODE)
+        raw.sendall(frame.pack(Kind.REQUEST, 1, encode(Stat(b"a")), 0) * 2000)
+        turns = 0
+
+        async def ticker() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ticker)
+            for _ in range(2000):
+                await other.receive()
+            nursery.cancel_scope.cancel()
+        assert turns >= 5
+        raw.close()
+        other.close()
+
+    run(test)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_frames_survive_any_segmentation(data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.sampled_from([0, 1, 100, 20_000, 100_000]), min_size=1, max_size=5))
+    sent = [
+        (number, Stat(b"p" * data.draw(st.integers(0, 9000))), bytes([number]) * size)
+        for number, size in enumerate(sizes)
+    ]
+    stream = b"".join(frame.pack(Kind.REPLY, n, encode(m), len(p)) + p for n, m, p in sent)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    pieces = [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+
+    async def test() -> None:
+        raw, sock = tcp_pair()
+        other = Channel(sock, limits=FROM_HEAD)
+        writer = trio.SocketStream(trio.socket.from_stdlib_socket(raw))
+
+        async def write() -> None:
+            for piece in pieces:
+                await writer.send_all(piece)
+                await trio.testing.wait_all_tasks_blocked()
+
+        async with trio.open_nursery() as nursery:
+            raw.setblocking(False)
+            nursery.start_soon(write)
+            for number, message, payload in sent:
+                assert await take(other) == (Kind.REPLY, number, message, payload)
+        await writer.aclose()
         other.close()
 
     run(test)

@@ -29,10 +29,13 @@ from dadafs.wire.messages import Message, decode, encode
 Buffer = bytes | bytearray | memoryview
 
 YIELD_AFTER = 4 * 1024 * 1024
+#: What a frame counts for, beside its bytes: so many small frames are a turn, too.
+FRAME_COST = 16 * 1024
 #: Frames up to this size are joined into one buffer and sent with one plain send.
 JOIN_BELOW = 16 * 1024
-#: Receive buffer of a stranger, and of an authenticated peer.
+#: Receive buffer for a stranger, for requests without payload (a head has thousands of connections), for replies.
 SMALL_BUFFER = 8 * 1024
+MEDIUM_BUFFER = 16 * 1024
 LARGE_BUFFER = 64 * 1024
 # After a frame with a bulk payload, so much is read ahead for the next header: less to copy out of the
 # buffer.
@@ -100,7 +103,8 @@ class Channel:
         self.bytes_sent = 0
         self.bytes_received = 0
         self._handshake = limits is BEFORE_AUTHENTICATION
-        self._buffer = memoryview(bytearray(SMALL_BUFFER if self._handshake else LARGE_BUFFER))
+        self._buffer_size = _buffer_size(limits)
+        self._buffer = memoryview(bytearray(self._buffer_size))
         self._start = self._end = 0
         self._payload_left = 0
         self._diverted = False
@@ -121,7 +125,8 @@ class Channel:
         """The handshake is over: from now on accept all messages, within `limits`."""
         self.limits = limits
         self._handshake = False
-        larger = memoryview(bytearray(LARGE_BUFFER))
+        self._buffer_size = _buffer_size(limits)
+        larger = memoryview(bytearray(self._buffer_size))
         kept = self._end - self._start
         larger[:kept] = self._buffer[self._start : self._end]
         self._buffer, self._start, self._end = larger, 0, kept
@@ -286,6 +291,9 @@ class Channel:
         self._check_open()
         if self._payload_left:
             raise RuntimeError("the payload of the frame before was not taken")
+        self._credit -= FRAME_COST
+        if self._credit < 0:
+            await self._yield(whole=True)
         try:
             await self._fill(HEADER_SIZE)
             header = frame.unpack(self._buffer, self._start, self.limits)
@@ -377,8 +385,8 @@ class Channel:
         """Begin at the front again where the buffer is empty, and give an extra large one back."""
         if self._start == self._end:
             self._start = self._end = 0
-            if len(self._buffer) > LARGE_BUFFER:
-                self._buffer = memoryview(bytearray(LARGE_BUFFER))
+            if len(self._buffer) > self._buffer_size:
+                self._buffer = memoryview(bytearray(self._buffer_size))
 
     async def _receive_into(self, view: memoryview) -> int:
         if self._credit < 0:
@@ -434,6 +442,12 @@ def plain_socket(sock: trio.socket.SocketType | socket.socket) -> socket.socket:
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         _tune(sock)
     return sock
+
+
+def _buffer_size(limits: Limits) -> int:
+    if limits is BEFORE_AUTHENTICATION:
+        return SMALL_BUFFER
+    return LARGE_BUFFER if limits.payload else MEDIUM_BUFFER
 
 
 def _tune(sock: socket.socket) -> None:
