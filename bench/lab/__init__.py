@@ -1,0 +1,1 @@
+"""The laboratory: network namespaces, processes with their CPU and memory, test data, tables and JSON."""

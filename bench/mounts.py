@@ -1,0 +1,215 @@
+"""dadafs and its peers side by side under the same loads, head and node in two network namespaces.
+
+`python -m bench.mounts [--peers a,b] [--loads x,y] [--rate 1gbit] [--repeat 3] [--json FILE]`
+
+For each peer and each load: mount with nothing cached on the node (the head is warm), run the load (`cold`), run it
+again (`warm`), unmount; medians over the repetitions. Bytes are checked every time. `--quick` is for continuous
+integration: tiny sizes, one repetition, nobody looks at the figures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench import loads
+from bench.lab import data, report
+from bench.lab.needs import reason_without_fuse, reason_without_namespaces
+from bench.lab.network import network
+from bench.lab.side import NotReady, Side
+from bench.peers.base import Peer, Site
+from bench.peers.catalogue import PEERS
+
+GIB = 2**30
+SIZES = {"quick": data.QUICK, "small": data.SMALL, "full": data.FULL}
+#: Loads whose warm repetition says something.
+WARM = {"sequential", "readers", "metadata", "small_files", "frames", "chunks", "random_4k_1"}
+#: The figure of each load that goes into the table.
+HEADLINE = {
+    "sequential": "MB/s",
+    "readers": "MB/s",
+    "mapped": "MB/s",
+    "metadata": "seconds",
+    "small_files": "files/s",
+    "frames": "frames/s",
+    "chunks": "frames/s",
+    "opens": "us",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one run does."""
+
+    peers: tuple[str, ...]
+    loads: tuple[str, ...]
+    sizes: data.Sizes
+    rate: str | None
+    repeat: int
+    lock: Path | None
+
+
+@contextlib.contextmanager
+def _alone(lock: Path | None) -> Iterator[None]:
+    """Hold `lock` while something is timed, so that several people can share a machine."""
+    if lock is None:
+        yield
+        return
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _measured(site: Site, name: str, tree: data.Tree) -> dict[str, float]:
+    """One run of load `name` on a mounted tree, with what it cost on both sides."""
+    sides = {"head": site.head, "node": site.node}
+    for side in sides.values():
+        side.reset_peak()
+    before = {key: side.cpu_seconds() for key, side in sides.items()}
+    figures = loads.run(name, tree)
+    for key, side in sides.items():
+        cpu = side.cpu_seconds() - before[key]
+        figures[f"{key} cpu s"] = cpu
+        if figures.get("bytes", 0) > 0:
+            figures[f"{key} cpu s/GiB"] = cpu / figures["bytes"] * GIB
+        figures[f"{key} MiB"] = side.peak_bytes() / 2**20
+    return figures
+
+
+def _repeated(peer: Peer, name: str, plan: Plan) -> dict[str, dict[str, float]]:
+    """Load `name` cold and, where that says something, warm, `plan.repeat` times; the medians."""
+    tree = data.Tree(peer.root, plan.sizes)
+    runs: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
+    for _ in range(plan.repeat):
+        with _alone(plan.lock):
+            peer.mount()
+            try:
+                runs["cold"].append(_measured(peer.site, name, tree))
+                if name in WARM:
+                    runs["warm"].append(_measured(peer.site, name, tree))
+            finally:
+                peer.unmount()
+    return {state: report.median_rows(rows) for state, rows in runs.items() if rows}
+
+
+def _rows_of(peer_type: type[Peer], site: Site, plan: Plan) -> Iterator[dict[str, Any]]:
+    """The rows of one peer; what does not work is a row that says why."""
+    missing = peer_type.missing()
+    if missing:
+        yield {"peer": peer_type.name, "problem": missing}
+        return
+    peer = peer_type(site)
+    try:
+        peer.serve()
+        peer.warm_server()
+        for name in plan.loads:
+            if peer.loads and name not in peer.loads:
+                continue
+            for state, figures in _repeated(peer, name, plan).items():
+                yield {"peer": peer.name, "load": name, "state": state, **figures}
+    except (NotReady, loads.WrongBytes, OSError, RuntimeError) as error:
+        yield {"peer": peer.name, "problem": str(error)}
+    finally:
+        peer.stop()
+
+
+def measure(plan: Plan, tree: data.Tree, scratch: Path) -> Iterator[dict[str, Any]]:
+    """Every peer of `plan` over `tree`, one after the other, each with fresh namespaces."""
+    for name in plan.peers:
+        with network(1, plan.rate) as net:
+            state = scratch / name
+            state.mkdir(parents=True)
+            head, node = Side(net.head, state), Side(net.node_names[0], state)
+            site = Site(tree.root, state, scratch / f"mnt-{name}", head, node)
+            yield from _rows_of(PEERS[name], site, plan)
+            shutil.rmtree(state, ignore_errors=True)
+
+
+def headline(row: dict[str, Any]) -> object:
+    """The one figure of a row that goes into the table."""
+    return row.get(HEADLINE.get(row["load"], "reads/s"))
+
+
+def tables(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[str], list[list[object]]]]:
+    """(title, columns, rows) of every table: one a load, one line a peer; the last one lists what did not run."""
+    for name in dict.fromkeys(row["load"] for row in rows if "load" in row):
+        mine = [row for row in rows if row.get("load") == name]
+        extra = ["p50 us", "p95 us", "p99 us"] if any("p50 us" in row for row in mine) else []
+        costs = ["node cpu s/GiB", "head cpu s/GiB", "node MiB", "head MiB"]
+        columns = ["peer", "state", HEADLINE.get(name, "reads/s"), *extra, *costs]
+        lines = [
+            [row["peer"], row["state"], headline(row), *[row.get(key) for key in (*extra, *costs)]] for row in mine
+        ]
+        yield name, columns, lines
+    problems = [[row["peer"], row["problem"]] for row in rows if "problem" in row]
+    if problems:
+        yield "not measured", ["peer", "why"], problems
+
+
+def _print(rows: Sequence[dict[str, Any]], as_markdown: bool) -> None:
+    for title, columns, lines in tables(rows):
+        if as_markdown:
+            print(f"\n### {title}\n\n{report.markdown(columns, lines)}")
+        else:
+            report.console().print(report.table(title, columns, lines))
+
+
+def _chosen(text: str | None, known: Sequence[str], what: str) -> tuple[str, ...]:
+    names = tuple(known) if text is None else tuple(filter(None, text.split(",")))
+    for name in names:
+        if name not in known:
+            raise click.UsageError(f"there is no {what} {name}; choose from {', '.join(known)}")
+    return names
+
+
+@click.command(help=__doc__)
+@click.option("--peers", help="Comma-separated; default all.")
+@click.option("--loads", "load_names", help="Comma-separated; default all.")
+@click.option("--size", type=click.Choice(sorted(SIZES)), default="full", show_default=True)
+@click.option("--quick", is_flag=True, help="Only check that everything runs and the bytes are right.")
+@click.option("--rate", help="Shape the link, e.g. 1gbit; default unshaped.")
+@click.option("--repeat", default=3, show_default=True)
+@click.option("--work", type=click.Path(path_type=Path), help="Where the test data is kept; default temporary.")
+@click.option("--lock", type=click.Path(path_type=Path), help="Hold this lock file during each timed part.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there.")
+@click.option("--markdown", is_flag=True, help="Print tables in Markdown.")
+def main(
+    peers: str | None,
+    load_names: str | None,
+    size: str,
+    quick: bool,
+    rate: str | None,
+    repeat: int,
+    work: Path | None,
+    lock: Path | None,
+    json_path: Path | None,
+    markdown: bool,
+) -> None:
+    reason = reason_without_namespaces() or reason_without_fuse()
+    if reason:
+        print(f"skipped: {reason}")
+        return
+    chosen = _chosen(peers, list(PEERS), "peer"), _chosen(load_names, list(loads.LOADS), "load")
+    plan = Plan(*chosen, SIZES["quick" if quick else size], rate, 1 if quick else repeat, lock)
+    with tempfile.TemporaryDirectory(prefix="dadabench-", ignore_cleanup_errors=True) as scratch:
+        Path(scratch).chmod(0o711)  # a server may run as another user
+        tree = data.make_tree((work or Path(scratch)) / ("quick" if quick else size), plan.sizes)
+        rows = list(measure(plan, tree, Path(scratch)))
+    _print(rows, markdown)
+    if json_path:
+        report.write_json(json_path, report.document("mounts", rows, rate=rate, repeat=plan.repeat, size=size))
+    if quick and any("problem" in row and not row["problem"].startswith("not installed") for row in rows):
+        sys.exit("quick check failed: see the table of what was not measured")
+
+
+if __name__ == "__main__":
+    main()
