@@ -55,6 +55,15 @@ def mount(options: MountOptions) -> None:
 
 def check_mountpoint(mountpoint: str) -> None:
     """Raise UserError unless one can mount there; a dead mount of ours is cleared away first."""
+    there = mount_at(mountpoint)
+    if there is not None and there.fstype == FSTYPE:
+        if status_socket.answers(status_socket.socket_path(there.device)) or not _is_dead(mountpoint):
+            raise UserError(
+                f"{mountpoint} is busy: a dadafs mount is there already; `dadafs umount {mountpoint}` takes it down.",
+                ExitCode.MOUNTPOINT,
+            )
+        log.info("clearing away the dead mount on %s", mountpoint)
+        detach(mountpoint, lazy=True)
     try:
         found = os.stat(mountpoint)
     except FileNotFoundError:
@@ -62,23 +71,18 @@ def check_mountpoint(mountpoint: str) -> None:
             f"The mountpoint {mountpoint} does not exist; create it with `mkdir -p {mountpoint}`.", ExitCode.MOUNTPOINT
         ) from None
     except OSError as problem:
-        if problem.errno in {errno.ENOTCONN, errno.ECONNABORTED} and _is_ours(mountpoint):
-            log.info("clearing away the dead mount on %s", mountpoint)
-            detach(mountpoint, lazy=True)
-            return check_mountpoint(mountpoint)
         raise UserError(f"Cannot use the mountpoint {mountpoint}: {problem.strerror}.", ExitCode.MOUNTPOINT) from None
     if not stat.S_ISDIR(found.st_mode):
         raise UserError(f"The mountpoint {mountpoint} is not a directory.", ExitCode.MOUNTPOINT)
-    if _is_ours(mountpoint):
-        raise UserError(
-            f"{mountpoint} is busy: a dadafs mount is there already; `dadafs umount {mountpoint}` takes it down.",
-            ExitCode.MOUNTPOINT,
-        )
 
 
-def _is_ours(mountpoint: str) -> bool:
-    there = mount_at(mountpoint)
-    return there is not None and there.fstype == FSTYPE
+def _is_dead(mountpoint: str) -> bool:
+    """Whether the process behind a mount has ended. `statvfs` is never answered from the kernel's caches."""
+    try:
+        os.statvfs(mountpoint)
+    except OSError as problem:
+        return problem.errno in {errno.ENOTCONN, errno.ECONNABORTED}
+    return False
 
 
 # --- in the background ------------------------------------------------------------------------------------------

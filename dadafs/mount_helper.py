@@ -43,3 +43,7 @@ def main() -> None:
             mount(options)
 
     run_command("mount.dadafs", command)
+
+
+if __name__ == "__main__":
+    main()

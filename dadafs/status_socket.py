@@ -19,7 +19,7 @@ import trio
 from dadafs.errors import ExitCode, UserError
 
 _LONGEST_LINE = 65536
-_PATIENCE = 10.0
+_PATIENCE = 5.0
 
 
 def runtime_directory() -> Path:
@@ -83,6 +83,23 @@ def _reply(line: bytes, report: Callable[[], dict[str, Any]]) -> bytes:
     if command != "status":
         return b'{"error":"unknown command"}\n'
     return json.dumps(report(), separators=(",", ":")).encode() + b"\n"
+
+
+def answers(path: Path) -> bool:
+    """Whether a process listens on `path`; a socket that nobody listens on is removed."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+        peer.settimeout(_PATIENCE)
+        try:
+            peer.connect(str(path))
+        except ConnectionRefusedError:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return False
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+    return True
 
 
 def ask(device: str, command: str = "status", patience: float = _PATIENCE) -> dict[str, Any]:

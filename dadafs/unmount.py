@@ -10,7 +10,7 @@ import time
 
 from dadafs.errors import ExitCode, UserError
 from dadafs.mount_table import FSTYPE, Mount, mount_at
-from dadafs.status_socket import socket_path
+from dadafs.status_socket import answers, socket_path
 
 _MNT_DETACH = 2
 _GONE_WITHIN = 15.0
@@ -61,8 +61,8 @@ def without_touching(mountpoint: str) -> str:
 
 
 def _wait_until_gone(mount: Mount) -> None:
-    """The process removes its socket when it is done; a dead one left none behind that would ever go."""
+    """The process closes its socket when it is done; that of a process that was killed is cleared away."""
     path = socket_path(mount.device)
     end = time.monotonic() + _GONE_WITHIN
-    while path.exists() and time.monotonic() < end:
+    while answers(path) and time.monotonic() < end:
         time.sleep(0.02)
