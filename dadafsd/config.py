@@ -1,21 +1,77 @@
-"""What a head is configured with, and the checks that need no running head."""
+"""What a head is configured with: files, environment and flags, and what the parts are made of from them."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import socket
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from dadafs.errors import ExitCode, UserError
-from dadafs.wire.auth import ServerAuth
-from dadafs.wire.keys import load_key_file
-from dadafs.wire.tls import server_context
+from dadafs.settings import Kind, Schema, Setting, Settings, existing, load
+from dadafs.wire.messages import BLOCK_SIZE, DEFAULT_FRAGMENT_SIZE
 from dadafsd.export import Export
 from dadafsd.exported import ExportOptions
+from dadafsd.store import TierSettings
 
 DEFAULT_PORT = 7070
+METRICS_PORT = 9470
+CONFIG_FILE = Path("/etc/dadafs/dadafsd.toml")
+MIB = 1 << 20
+
+_EXPORT = [
+    Setting("name", Kind.STR, None, "the name nodes mount"),
+    Setting("directory", Kind.STR, None, "what is served under it"),
+    Setting("fragment_size", Kind.SIZE, DEFAULT_FRAGMENT_SIZE, "unit of caching, a power of two", minimum=BLOCK_SIZE),
+    Setting("nodes", Kind.LIST, [], "address ranges that may mount it, as 10.1.0.0/16; empty: all"),
+    Setting("append", Kind.LIST, [], "patterns of files that only grow"),
+    Setting("watch", Kind.STR, "auto", "how changes are found", choices=("auto", "inotify", "poll")),
+    Setting("watches", Kind.INT, 100_000, "objects watched with inotify at most", minimum=16),
+    Setting("stats_per_second", Kind.INT, 2000, "looks at a polled origin at most", minimum=1),
+    Setting("slots", Kind.INT, 16, "calls into the origin at a time", minimum=2),
+    Setting("deadline", Kind.DURATION, 15.0, "a call into the origin that takes longer fails", minimum=0.1),
+]
+_TIER = [
+    Setting("name", Kind.STR, None, "what it is called in statistics"),
+    Setting("directory", Kind.STR, None, "where fragments are kept"),
+    Setting("size", Kind.SIZE, 16 << 30, "how much it may hold", minimum=4 * MIB),
+    Setting("high", Kind.FLOAT, 0.97, "eviction begins when this part of the size is used", minimum=0),
+    Setting("low", Kind.FLOAT, 0.93, "and ends at this part", minimum=0),
+    Setting("floor", Kind.SIZE, 0, "free space of the file system that is never touched"),
+    Setting("sync", Kind.STR, "none", "whether data is forced to disk before it is named", choices=("none", "data")),
+]
+SCHEMA = Schema(
+    [
+        Setting("listen", Kind.STR, "127.0.0.1", f"where nodes connect, HOST:PORT (port {DEFAULT_PORT})"),
+        Setting("cache_dir", Kind.STR, None, "one directory for fragments; for several write [[tier]]"),
+        Setting("cache_size", Kind.SIZE, 16 << 30, "how much cache_dir may hold", minimum=4 * MIB),
+        Setting("memory", Kind.SIZE, 64 * MIB, "recently read fragments kept in memory", minimum=0, live=True),
+        Setting("write_queue", Kind.SIZE, 64 * MIB, "fragments waiting for the disk at most", minimum=0, live=True),
+        Setting("key_file", Kind.STR, None, "the keys that nodes must know"),
+        Setting("tls_certificate", Kind.STR, None, "this head's certificate (PEM)"),
+        Setting("tls_key", Kind.STR, None, "its private key (PEM)"),
+        Setting("tls_authority", Kind.STR, None, "who vouches for nodes (PEM)"),
+        Setting("insecure_no_auth", Kind.BOOL, False, "let everybody in who can reach the port"),
+        Setting("admin_socket", Kind.STR, None, "where dadafsctl connects"),
+        Setting("metrics", Kind.STR, None, f"serve Prometheus metrics there, HOST:PORT (port {METRICS_PORT})"),
+        Setting(
+            "drain", Kind.DURATION, 10.0, "how long to finish what is under way when stopping", minimum=0, live=True
+        ),
+        Setting("touches", Kind.INT, 2, "small reads of a fragment until it is cached whole", minimum=1, live=True),
+        Setting(
+            "log_level",
+            Kind.STR,
+            "INFO",
+            "how much to log",
+            choices=("DEBUG", "INFO", "WARNING", "ERROR"),
+            live=True,
+        ),
+    ],
+    {"export": _EXPORT, "tier": _TIER},
+)
 
 
 @dataclass(frozen=True)
@@ -24,27 +80,111 @@ class ExportConfig:
 
     name: str
     directory: Path
-    options: ExportOptions = field(default_factory=ExportOptions)
+    options: ExportOptions
 
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """Everything that a head is started with. Sizes in bytes, times in seconds."""
+    """Everything that a head is started with. `settings` holds the plain values, some of which may change."""
 
+    settings: Settings
     exports: tuple[ExportConfig, ...]
-    host: str = "127.0.0.1"
-    port: int = DEFAULT_PORT
-    cache_dir: Path | None = None
-    cache_size: int = 16 << 30
-    memory: int = 64 << 20
-    write_queue: int = 64 << 20
-    key_file: Path | None = None
-    tls: tuple[str, str, str] | None = None  # certificate, key, authority
-    no_auth: bool = False
-    admin_socket: Path | None = None
-    metrics: tuple[str, int] | None = None
-    drain: float = 10.0
-    name: str = field(default_factory=socket.gethostname)
+    tiers: tuple[TierSettings, ...]
+    host: str
+    port: int
+    metrics: tuple[str, int] | None
+    name: str
+
+    def path(self, name: str) -> Path | None:
+        """The setting `name` as a path."""
+        value = self.settings[name]
+        return Path(value) if value else None
+
+
+def read_config(
+    files: Sequence[Path],
+    flags: Mapping[str, object],
+    exports: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> HeadConfig:
+    """All layers merged; `exports` are NAME=DIR from the command line. Raises UserError."""
+    settings = load(SCHEMA, files=files or existing(CONFIG_FILE), environ=environ, prefix="DADAFSD_", flags=flags)
+    host, port = parse_listen(settings["listen"])
+    metrics = settings["metrics"]
+    return HeadConfig(
+        settings,
+        tuple(_exports(settings, exports)),
+        tuple(_tiers(settings)),
+        host,
+        port,
+        parse_listen(metrics, METRICS_PORT) if metrics else None,
+        socket.gethostname(),
+    )
+
+
+def _exports(settings: Settings, flags: Sequence[str]) -> list[ExportConfig]:
+    """Those of the file, and those of the command line, which override them by name."""
+    found = {}
+    for table in settings.tables.get("export", []):
+        name, directory = table["name"], table["directory"]
+        if not name or not directory:
+            raise UserError("Every [[export]] needs a name and a directory.", ExitCode.USAGE)
+        found[name] = ExportConfig(name, Path(directory), _export_options(table))
+    for text in flags:
+        name, equals, directory = text.partition("=")
+        if not equals or not name or not directory:
+            raise UserError(f"--export {text}: write NAME=DIR.", ExitCode.USAGE)
+        options = found[name].options if name in found else ExportOptions()
+        found[name] = ExportConfig(name, Path(directory), options)
+    for name in found:
+        if "/" in name or not name.isprintable() or len(name) > 100:
+            raise UserError(f"{name!r} cannot be the name of an export.", ExitCode.USAGE)
+    return list(found.values())
+
+
+def _export_options(table: Settings) -> ExportOptions:
+    size = table["fragment_size"]
+    if size & (size - 1):
+        raise UserError(f"fragment_size of export {table['name']} must be a power of two.", ExitCode.USAGE)
+    return ExportOptions(
+        slots=table["slots"],
+        deadline=table["deadline"],
+        fragment_size=size,
+        nodes=tuple(_network(text, table["name"]) for text in table["nodes"]),
+        append_patterns=tuple(table["append"]),
+        watch=table["watch"],
+        watches=table["watches"],
+        stats_per_second=table["stats_per_second"],
+    )
+
+
+def _network(text: str, export: str) -> IPv4Network | IPv6Network:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        message = f"{text!r} in the node list of export {export} is no address range: write 10.1.0.0/16 or one address."
+        raise UserError(message, ExitCode.USAGE) from None
+
+
+def _tiers(settings: Settings) -> list[TierSettings]:
+    tiers = []
+    for number, table in enumerate(settings.tables.get("tier", [])):
+        if not table["directory"]:
+            raise UserError("Every [[tier]] needs a directory.", ExitCode.USAGE)
+        tiers.append(
+            TierSettings(
+                Path(table["directory"]),
+                table["size"],
+                table["high"],
+                table["low"],
+                table["floor"],
+                table["name"] or f"ssd{number}",
+                table["sync"],
+            )
+        )
+    if settings["cache_dir"]:
+        tiers.append(TierSettings(Path(settings["cache_dir"]), settings["cache_size"]))
+    return tiers
 
 
 def parse_listen(text: str, default_port: int = DEFAULT_PORT) -> tuple[str, int]:
@@ -55,51 +195,24 @@ def parse_listen(text: str, default_port: int = DEFAULT_PORT) -> tuple[str, int]
         port = rest.removeprefix(":")
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
-    try:
-        number = int(port) if port else default_port
-    except ValueError:
-        number = -1
+    number = int(port) if port.isascii() and port.isdigit() else default_port if not port else -1
     if not 0 <= number <= 65535:
         raise UserError(f"{text!r} is no address to listen on: write HOST:PORT.", ExitCode.USAGE)
     return host or "::", number
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def authentication(config: HeadConfig) -> ServerAuth:
-    """What nodes must prove. Raises UserError, also for a head that would let strangers in without being told to."""
-    keys = load_key_file(config.key_file) if config.key_file else None
-    tls = server_context(*config.tls) if config.tls else None
-    if keys or tls:
-        return ServerAuth(keys, tls, allow_none=config.no_auth)
-    if not is_loopback(config.host) and not config.no_auth:
-        raise UserError(
-            f"Refusing to listen on {config.host} without authentication: give --key-file FILE "
-            "(make one with: openssl rand -hex 32 > FILE; chmod 600 FILE), "
-            "or --insecure-no-auth if everybody who can reach this port may read everything.",
-            ExitCode.USAGE,
-        )
-    return ServerAuth(allow_none=config.no_auth, allow_none_on_loopback=True)
-
-
 def open_exports(config: HeadConfig) -> list[tuple[Export, ExportOptions]]:
     """All exports, their directories open. Raises UserError where one is not there or not a directory."""
     if not config.exports:
-        raise UserError("Nothing to serve: give --export NAME=DIR or [export.NAME] in the file.", ExitCode.USAGE)
+        raise UserError("Nothing to serve: give --export NAME=DIR, or [[export]] in the file.", ExitCode.USAGE)
     opened = []
     for export in config.exports:
         try:
             found = Export(export.name, export.directory)
         except OSError as error:
+            reason = os.strerror(error.errno or 0)
             raise UserError(
-                f"Cannot serve export {export.name}: {export.directory}: {os.strerror(error.errno or 0)}.",
-                ExitCode.USAGE,
+                f"Cannot serve export {export.name}: {export.directory}: {reason}.", ExitCode.USAGE
             ) from None
         _check_apart(config, export)
         opened.append((found, export.options))
@@ -108,12 +221,12 @@ def open_exports(config: HeadConfig) -> list[tuple[Export, ExportOptions]]:
 
 def _check_apart(config: HeadConfig, export: ExportConfig) -> None:
     """A cache inside the tree that it caches would be served, and would grow by being read."""
-    if config.cache_dir is None:
-        return
-    cache, tree = config.cache_dir.resolve(), export.directory.resolve()
-    if cache == tree or tree in cache.parents:
-        raise UserError(
-            f"The cache directory {config.cache_dir} lies inside export {export.name} ({export.directory}): "
-            "put it elsewhere.",
-            ExitCode.USAGE,
-        )
+    tree = export.directory.resolve()
+    for tier in config.tiers:
+        cache = tier.directory.resolve()
+        if cache == tree or tree in cache.parents:
+            raise UserError(
+                f"The cache directory {tier.directory} lies inside export {export.name} ({export.directory}): "
+                "put it elsewhere.",
+                ExitCode.USAGE,
+            )

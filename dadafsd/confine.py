@@ -10,6 +10,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import queue
+import threading
+from contextlib import suppress
 
 _SYS_OPENAT2 = 437  # the same number on every architecture
 _RESOLVE_NO_MAGICLINKS = 0x02
@@ -39,16 +42,37 @@ class Descriptor:
     has to count.
     """
 
-    __slots__ = ("fd",)
+    __slots__ = ("_closer", "fd")
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, closer: Closer | None = None) -> None:
         self.fd = fd
+        self._closer = closer
 
     def fileno(self) -> int:
         return self.fd
 
     def __del__(self) -> None:
-        os.close(self.fd)
+        if self._closer is None:
+            os.close(self.fd)
+        else:
+            self._closer.close(self.fd)
+
+
+class Closer:
+    """Closes descriptors in a thread of its own: on a network file system even that can hang."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[int] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name="closer", daemon=True).start()
+
+    def close(self, fd: int) -> None:
+        """Close `fd` soon; never waits, may be called while an object is being deleted."""
+        self._queue.put(fd)
+
+    def _serve(self) -> None:
+        while True:
+            with suppress(OSError):
+                os.close(self._queue.get())
 
 
 def open_beneath(root: int, path: bytes, flags: int) -> int:

@@ -78,7 +78,7 @@ class NodeConnection:
             log.info("refused %s: %s", self.channel.peer, refusal.message)
             return None
         exported = self._exports[attach.export]
-        root, _ = await exported.pool.run(exported.export.lstat, b"")
+        root = await exported.root()
         session = self._open_session(attach, exported) if attach.session == 0 else self._session(attach)
         if session is None:
             return None

@@ -15,7 +15,7 @@ import stat
 from pathlib import Path
 
 from dadafs.wire.messages import Attr, Item, StatfsReply
-from dadafsd.confine import Descriptor, open_beneath
+from dadafsd.confine import Closer, Descriptor, open_beneath
 
 #: All extended attributes of one object together, in bytes; more than this is not carried.
 XATTR_LIMIT = 256 * 1024
@@ -66,6 +66,7 @@ class Export:
         self.directory = directory
         self._root = _open_root(directory)
         self.remote = _remote_type(self._root.fd)
+        self._closer = Closer() if self.remote else None
 
     def reopen(self) -> None:
         """Take the directory that is now at the configured path (after a remount)."""
@@ -87,7 +88,7 @@ class Export:
             code = errno.EISDIR if stat.S_ISDIR(mode) else errno.ELOOP if stat.S_ISLNK(mode) else errno.ENXIO
             raise OSError(code, os.strerror(code))
         # The very object that was looked at is opened, not the name again: nothing can slip in between.
-        opened = Descriptor(_open_quietly(f"/proc/self/fd/{held.fd}", _READ & ~os.O_NOFOLLOW))
+        opened = self._own(_open_quietly(f"/proc/self/fd/{held.fd}", _READ & ~os.O_NOFOLLOW))
         return opened, fstat(opened)
 
     def list_directory(self, path: bytes) -> tuple[Attr, list[Item]]:
@@ -135,15 +136,18 @@ class Export:
     def locate(self, path: bytes) -> Descriptor:
         """An `O_PATH` descriptor of whatever is at `path`: to look at it, or to put a watch on it."""
         root = self._root
-        return Descriptor(open_beneath(root.fd, path, os.O_PATH | os.O_NOFOLLOW))
+        return self._own(open_beneath(root.fd, path, os.O_PATH | os.O_NOFOLLOW))
+
+    def _own(self, fd: int) -> Descriptor:
+        return Descriptor(fd, self._closer)
 
     def _open_directory(self, path: bytes) -> Descriptor:
         root = self._root
         flags = _READ | os.O_DIRECTORY
         try:
-            return Descriptor(open_beneath(root.fd, path, flags | os.O_NOATIME))
+            return self._own(open_beneath(root.fd, path, flags | os.O_NOATIME))
         except PermissionError:
-            return Descriptor(open_beneath(root.fd, path, flags))
+            return self._own(open_beneath(root.fd, path, flags))
 
 
 def _open_root(directory: Path) -> Descriptor:

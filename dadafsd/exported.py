@@ -8,6 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 
 import trio
 
+from dadafs.wire.messages import Attr
 from dadafsd.counters import Counters
 from dadafsd.export import Export
 from dadafsd.fragments import Fragments
@@ -24,6 +25,8 @@ from dadafsd.watch import LocalWatch
 #: Data whose version is not proven is kept this long at most, in seconds: enough for readers at the same
 #: moment.
 UNSETTLED_SECONDS = 0.02
+#: A node that comes while the origin hangs is let in after so many seconds: the cache may have what it wants.
+ROOT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,18 @@ class Exported:
     leases: Leases
     clock: Clock
     counters: Counters = field(repr=False)
+    last_root: Attr | None = None
+
+    async def root(self) -> Attr:
+        """The root's attributes; those last seen where the origin does not answer at once."""
+        try:
+            found, _ = await self.pool.run(self.export.lstat, b"", deadline=ROOT_SECONDS)
+        except OSError:
+            if self.last_root is None:
+                raise
+            return self.last_root
+        self.last_root = found
+        return found
 
     @property
     def name(self) -> str:

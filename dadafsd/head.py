@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
 import signal
 import time
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ from dadafs.quantity import format_size
 from dadafs.wire.channel import ChannelClosed
 from dadafs.wire.frame import FrameError
 from dadafs.wire.server import Doorkeeper, TurnedAway, authenticate
-from dadafsd.config import HeadConfig, authentication, open_exports
+from dadafsd.config import HeadConfig, open_exports
 from dadafsd.connections import NodeConnection
 from dadafsd.counters import Counters
 from dadafsd.exported import Exported, assemble
@@ -29,6 +28,7 @@ from dadafsd.sessions import Sessions
 from dadafsd.stack_dump import on_usr1
 from dadafsd.store_access import StoreAccess
 from dadafsd.tiers import open_store
+from dadafsd.who_may_come import authentication
 
 log = logging.getLogger(__name__)
 #: How long a node waits before it reconnects to a head that said goodbye, in seconds.
@@ -47,7 +47,7 @@ class Head:
         self.counters = Counters()
         self.sessions = Sessions()
         self.service = Service(self.sessions, self.counters)
-        self.memory: Recent[Piece] = Recent(config.memory)
+        self.memory: Recent[Piece] = Recent(config.settings["memory"])
         self.exports: dict[str, Exported] = {}
         self.store: StoreAccess | None = None
         self.started_at = time.time()
@@ -65,7 +65,7 @@ class Head:
             store = open_store(self.config, stack)
             async with trio.open_nursery() as nursery:
                 if store is not None:
-                    self.store = StoreAccess(store, self.counters, queue_limit=self.config.write_queue)
+                    self.store = StoreAccess(store, self.counters, queue_limit=self.config.settings["write_queue"])
                     nursery.start_soon(self.store.run)
                 for export, options in opened:
                     self.exports[export.name] = assemble(
@@ -170,13 +170,12 @@ class Head:
         log.info("reloaded")
 
     async def _drain(self) -> None:
-        """Say goodbye, finish what is under way, write what is queued; all within `config.drain` seconds."""
+        """Say goodbye, finish what is under way, write what is queued; all within `drain` seconds."""
         self.draining = True
         self.notifier.send("STOPPING=1", "STATUS=Draining")
         for listener in self._listeners:
             await listener.aclose()
-        deadline = self.config.drain if math.isfinite(self.config.drain) else 10.0
-        with trio.move_on_after(deadline):
+        with trio.move_on_after(self.config.settings["drain"]):
             async with trio.open_nursery() as nursery:
                 for connection in list(self._connections):
                     nursery.start_soon(connection.goodbye, GOODBYE_RETRY)

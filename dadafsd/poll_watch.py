@@ -21,8 +21,11 @@ from dadafsd.policy.poll_book import PollBook
 from dadafsd.sessions import Session
 
 #: Paths looked at in one call, and calls at a time.
-BATCH = 64
-PARALLEL = 4
+BATCH = 16
+PARALLEL = 8
+#: A round takes no longer than this, in seconds; leases it did not get to are given back. Nodes take a head that passes
+#: nothing on for longer for dead.
+ROUND_SECONDS = 0.75
 #: No more rounds than this, in seconds, however small `freshness` is.
 SHORTEST = 0.02
 DEFAULT_FRESHNESS = 1.0
@@ -45,13 +48,15 @@ class PollWatch:
 
     def __init__(self, export: Export, pool: OriginPool, counters: Counters, *, stats_per_second: int = 2000) -> None:
         self.stats_per_second = stats_per_second
-        self.book: PollBook[Session] = PollBook(self._capacity(DEFAULT_FRESHNESS / 4))
         self.rounds = 0
+        self._share = 1.0  # of the capacity that the rates allow, what the origin keeps up with
         self._export = export
         self._pool = pool
         self._counters = counters
         self._sessions: dict[Session, None] = {}
         self._awaiting: list[tuple[Session, int]] = []
+
+        self.book: PollBook[Session] = PollBook(self._capacity(DEFAULT_FRESHNESS / 4))
 
     @property
     def interval(self) -> float:
@@ -60,7 +65,7 @@ class PollWatch:
         return max(SHORTEST, shortest / 4)
 
     def _capacity(self, interval: float) -> int:
-        return max(1, int(self.stats_per_second * interval))
+        return max(1, int(self.stats_per_second * interval * self._share))
 
     # --- claims ---------------------------------------------------------------------------------------------
 
@@ -125,16 +130,21 @@ class PollWatch:
         for path, holders in self.book.make_room():
             self._tell_lost(path, holders)
         awaiting, self._awaiting = self._awaiting, []
-        paths = self.book.paths()
+        left = dict.fromkeys(self.book.paths())
+        paths = list(left)
         batches = [paths[begin : begin + BATCH] for begin in range(0, len(paths), BATCH)]
-        async with trio.open_nursery() as nursery:
-            for worker in range(min(PARALLEL, len(batches))):
-                nursery.start_soon(self._look_at, batches[worker::PARALLEL])
+        with trio.move_on_after(ROUND_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for worker in range(min(PARALLEL, len(batches))):
+                    nursery.start_soon(self._look_at, batches[worker::PARALLEL], left)
+        self._share = max(self._share / 2, 0.01) if left else min(self._share * 1.1, 1.0)
+        for path in left:
+            self._tell_lost(path, self.book.lose(path))
         self.rounds += 1
         for session, sent_ns in awaiting:
             session.outbox.post(Pass(sent_ns))
 
-    async def _look_at(self, batches: list[list[bytes]]) -> None:
+    async def _look_at(self, batches: list[list[bytes]], left: dict[bytes, None]) -> None:
         for batch in batches:
             try:
                 looks = await self._pool.run(look_again, self._export, batch)
@@ -142,6 +152,7 @@ class PollWatch:
                 looks = [Look(path, None, unknown=True) for path in batch]
             self._counters.origin[self._export.name, "polls"] += len(looks)
             for look in looks:
+                left.pop(look.path, None)
                 self._found(look)
 
     def _found(self, look: Look) -> None:

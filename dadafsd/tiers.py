@@ -5,14 +5,13 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from dadafsd.config import HeadConfig
-from dadafsd.store import FragmentStore, TierSettings
+from dadafsd.store import FragmentStore
 
 
 def open_store(config: HeadConfig, stack: ExitStack) -> FragmentStore | None:
-    """The store, closed by `stack`; None without a cache directory. Raises UserError(CACHE) where it is unusable."""
-    if config.cache_dir is None:
+    """The store, closed by `stack`; None without a cache directory. Raises UserError(CACHE) where one is unusable."""
+    if not config.tiers:
         return None
-    settings = TierSettings(config.cache_dir, config.cache_size)
-    store = FragmentStore.open([settings])
+    store = FragmentStore.open(config.tiers)
     stack.callback(store.close)
     return store

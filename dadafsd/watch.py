@@ -30,8 +30,9 @@ log = logging.getLogger(__name__)
 #: Events are gathered for so long before the first look, and looks at busy paths are so far apart, in seconds.
 GATHER = 0.005
 APART = 0.02
-#: Paths looked at in one call.
+#: Paths looked at in one call, and how long that may take, in seconds: leases on what cannot be looked at are lost.
 BATCH = 500
+LOOK_SECONDS = 0.75
 #: Open files looked at for writes through mappings: so many a tick, in seconds.
 MAPPED_TICK = 0.25
 MAPPED_BATCH = 500
@@ -235,7 +236,7 @@ class LocalWatch:
 
     async def _look_at(self, paths: dict[bytes, bool]) -> None:
         try:
-            looks = await self._pool.run(look_again, self._export, list(paths))
+            looks = await self._pool.run(look_again, self._export, list(paths), deadline=LOOK_SECONDS)
         except OSError:
             looks = [Look(path, None, unknown=True) for path in paths]
         changes: dict[Session, list[Change]] = {}

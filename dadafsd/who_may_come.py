@@ -1,0 +1,39 @@
+"""What nodes must prove before they are let in, from the configuration."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from dadafs.errors import ExitCode, UserError
+from dadafs.wire.auth import ServerAuth
+from dadafs.wire.keys import load_key_file
+from dadafs.wire.tls import server_context
+from dadafsd.config import HeadConfig
+
+
+def authentication(config: HeadConfig) -> ServerAuth:
+    """What nodes must prove. Raises UserError, also for a head that would let strangers in without being told to."""
+    settings = config.settings
+    key_file = config.path("key_file")
+    keys = load_key_file(key_file) if key_file else None
+    files = [settings[f"tls_{what}"] for what in ("certificate", "key", "authority")]
+    if any(files) and not all(files):
+        raise UserError("TLS needs all three of tls_certificate, tls_key and tls_authority.", ExitCode.USAGE)
+    tls = server_context(*files) if all(files) else None
+    everybody = bool(settings["insecure_no_auth"])
+    if not (keys or tls or everybody or is_loopback(config.host)):
+        raise UserError(
+            f"Refusing to listen on {config.host} without authentication: give --key-file FILE "
+            "(make one with: openssl rand -hex 32 > FILE; chmod 600 FILE), "
+            "or --insecure-no-auth if everybody who can reach this port may read everything.",
+            ExitCode.USAGE,
+        )
+    return ServerAuth(keys, tls, allow_none=everybody, allow_none_on_loopback=not (keys or tls))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
