@@ -163,9 +163,7 @@ class Directories:
         """
         state: State = (fields[7], fields[11], fields[12])
         if node.pages is None or node.told is None or node.told == state:
-            if node.told != state:
-                node.told = state
-                node.renewals += 1
+            node.told = state
             return fields, timeout
         size, mtime, ctime = node.told
         return (*fields[:7], size, *fields[8:11], mtime, ctime), 0.0

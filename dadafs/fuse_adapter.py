@@ -5,6 +5,7 @@ The meaning of each call is in `dadafs.operations`; here it is only translated, 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -34,14 +35,15 @@ class KernelNotices:
     reads that are in progress.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mountpoint: str) -> None:
+        self._mountpoint = mountpoint
+        self._nursery: trio.Nursery | None = None
+        self._looking: set[int] = set()
         self._names: dict[tuple[int, bytes | None], None] = {}
         self._pages: dict[int, None] = {}
-        self._pending: dict[int, int] = {}
         self._wake_names = trio.Event()
         self._wake_pages = trio.Event()
         self._threads = trio.CapacityLimiter(8)
-        self.on_forgotten: Callable[[int], None] = lambda node_id: None
 
     def entry(self, parent: int, name: bytes) -> None:
         """Forget what is at `name`, soon."""
@@ -52,19 +54,13 @@ class KernelNotices:
         """Forget the attributes of `node_id`, soon."""
         if (node_id, None) not in self._names:
             self._names[(node_id, None)] = None
-            self._begin(node_id)
             self._wake_names.set()
 
     def pages(self, node_id: int) -> None:
         """Forget the attributes and the cached pages of `node_id`, soon."""
         if node_id not in self._pages:
             self._pages[node_id] = None
-            self._begin(node_id)
             self._wake_pages.set()
-
-    def busy(self, node_id: int) -> bool:
-        """Whether anything about `node_id` is still to be forgotten."""
-        return node_id in self._pending
 
     async def attributes_now(self, node_id: int) -> None:
         """Return when the attributes of `node_id` are forgotten."""
@@ -75,26 +71,25 @@ class KernelNotices:
         await self._now(_forget_pages, node_id)
 
     async def _now(self, action: Callable[[int], None], node_id: int) -> None:
-        self._begin(node_id)
+        await trio.to_thread.run_sync(action, node_id, abandon_on_cancel=True, limiter=self._threads)
+
+    def look_again(self, node_id: int, path: bytes) -> None:
+        """Make the kernel ask for the attributes of `node_id`, found at `path`, soon: by asking it for them."""
+        if node_id not in self._looking and self._nursery is not None:
+            self._looking.add(node_id)
+            self._nursery.start_soon(self._look, node_id, path)
+
+    async def _look(self, node_id: int, path: bytes) -> None:
+        place = os.path.join(os.fsencode(self._mountpoint), path)
         try:
-            await trio.to_thread.run_sync(action, node_id, abandon_on_cancel=True, limiter=self._threads)
+            await trio.to_thread.run_sync(_look, node_id, place, abandon_on_cancel=True, limiter=self._threads)
         finally:
-            self._done(node_id)
-
-    def _begin(self, node_id: int) -> None:
-        self._pending[node_id] = self._pending.get(node_id, 0) + 1
-
-    def _done(self, node_id: int) -> None:
-        left = self._pending[node_id] - 1
-        if left:
-            self._pending[node_id] = left
-        else:
-            del self._pending[node_id]
-        self.on_forgotten(node_id)
+            self._looking.discard(node_id)
 
     async def run(self) -> None:
         """Background task: deliver what is to be forgotten soon. Runs until cancelled."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             nursery.start_soon(self._run_names)
             nursery.start_soon(self._run_pages)
 
@@ -104,9 +99,6 @@ class KernelNotices:
             self._wake_names = trio.Event()
             batch, self._names = list(self._names), {}
             await trio.to_thread.run_sync(_deliver_names, batch, abandon_on_cancel=True, limiter=self._threads)
-            for node_id, name in batch:
-                if name is None:
-                    self._done(node_id)
 
     async def _run_pages(self) -> None:
         while True:
@@ -114,8 +106,6 @@ class KernelNotices:
             self._wake_pages = trio.Event()
             batch, self._pages = list(self._pages), {}
             await trio.to_thread.run_sync(_deliver_pages, batch, abandon_on_cancel=True, limiter=self._threads)
-            for node_id in batch:
-                self._done(node_id)
 
 
 def _deliver_names(batch: Iterable[tuple[int, bytes | None]]) -> None:
@@ -129,6 +119,12 @@ def _deliver_names(batch: Iterable[tuple[int, bytes | None]]) -> None:
 def _deliver_pages(batch: Iterable[int]) -> None:
     for node_id in batch:
         _forget_pages(node_id)
+
+
+def _look(node_id: int, place: bytes) -> None:
+    _forget_attributes(node_id)
+    with contextlib.suppress(OSError):
+        os.lstat(place)
 
 
 def _forget_attributes(node_id: int) -> None:

@@ -31,14 +31,14 @@ class KernelCache(Protocol):
     def pages(self, node_id: int) -> None:
         """Forget the attributes and the cached pages of `node_id`, soon."""
 
-    def busy(self, node_id: int) -> bool:
-        """Whether anything about `node_id` is still to be forgotten."""
-
     async def attributes_now(self, node_id: int) -> None:
         """Return when the attributes of `node_id` are forgotten."""
 
     async def pages_now(self, node_id: int) -> None:
         """Return when the attributes and pages of `node_id` are forgotten."""
+
+    def look_again(self, node_id: int, path: bytes) -> None:
+        """Make the kernel ask for the attributes of `node_id`, found at `path`, soon."""
 
 
 #: Called as emit(name, told, cookie of the next entry); False when the reply is full.

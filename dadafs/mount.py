@@ -200,11 +200,10 @@ class MountProcess:
             cache = RamCache(settings["ram_cache"], fragment_size=welcome.fragment_size)
             files = RemoteFiles(session, cache, self._counters)
             reader = Reader(session, cache, self._counters)
-            notices = fuse_adapter.KernelNotices()
+            notices = fuse_adapter.KernelNotices(self._options.mountpoint)
             tree = Tree(welcome.root, session.leases, cache, asked_at=session.now())
             operations = Operations(session, tree, files, reader, notices, self._counters)
             pushes = Pushes(tree, notices, session.now, lambda: session.generation)
-            notices.on_forgotten = operations.forgotten
             session.on_changes(pushes.received)
             files.on_change(operations.file_changed)
             report = self._report(session, operations, cache)

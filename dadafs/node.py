@@ -30,13 +30,10 @@ class Node:
 
     `links` are the names it was seen under, newest last; `opens` counts open handles. `told` is the state the kernel
     was last told, `pages` the state that its cached pages belong to: (size, mtime_ns, ctime_ns), None where unknown.
-    `renewals` counts how often the kernel was told of another state, or to forget the one it had.
-    `reading` counts reads in progress, `cut`: it shrank meanwhile, and the kernel is told after them. `doubtful`: pages
-    were read while the file's times could not prove its state.
+    `doubtful`: pages were read while the file's times could not prove its state.
     """
 
     __slots__ = (
-        "cut",
         "dev",
         "doubtful",
         "id",
@@ -45,8 +42,6 @@ class Node:
         "lookups",
         "opens",
         "pages",
-        "reading",
-        "renewals",
         "told",
         "xattrs",
     )
@@ -58,9 +53,6 @@ class Node:
         self.links: list[tuple[Directory, bytes]] = []
         self.lookups = 0
         self.opens = 0
-        self.renewals = 0
-        self.reading = 0
-        self.cut = False
         self.doubtful = False
         self.told: State | None = None
         self.pages: State | None = None

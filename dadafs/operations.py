@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import trio
@@ -20,7 +20,7 @@ from dadafs.beliefs import Found
 from dadafs.counters import Counters
 from dadafs.directories import Directories
 from dadafs.kernel_cache import KernelCache, Told, timeout
-from dadafs.node import Belief, Directory, Node, state_of
+from dadafs.node import Belief, Directory, Node, State, state_of
 from dadafs.policy.lease import NEVER
 from dadafs.policy.prefetch import Streams
 from dadafs.reader import Reader
@@ -33,6 +33,9 @@ from dadafs.wire.paths import MAX_COMPONENT, split
 #: Open flags that ask for anything but reading.
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND | os.O_CREAT
 _READ_ATTEMPTS = 8
+#: How long a read of a file that was cut waits for the kernel to ask for its size, and between two looks, in s.
+_CUT_PATIENCE = 5.0
+_CUT_STEP = 0.002
 
 _astuple = msgspec.structs.astuple
 
@@ -148,10 +151,7 @@ class Operations:
         ).close()
 
     def _note_told(self, node: Node, attr: Attr) -> None:
-        state = state_of(attr)
-        if node.told != state:
-            node.told = state
-            node.renewals += 1
+        node.told = state_of(attr)
 
     def getattr_known(self, node_id: int) -> Told | None:
         """`getattr`, where nothing has to be asked and nothing to be dropped."""
@@ -311,14 +311,20 @@ class Operations:
             file = await self._open_asking(node)
         node.opens += 1  # it must not be forgotten while the kernel is told
         try:
-            if node.told is not None and node.told != state_of(file.attr):
-                await self.kernel.attributes_now(node.id)
+            await self._before_opening(node, state_of(file.attr))
         except BaseException:
             file.close()
             self.tree.closed(node)
             raise
         node.opens -= 1
         return self._opened(node, file)
+
+    async def _before_opening(self, node: Node, state: State) -> None:
+        """Opening refreshes neither attributes nor, for readers that are there already, pages: both go first."""
+        if node.pages is not None and node.pages != state:
+            await self.kernel.pages_now(node.id)
+        elif node.told is not None and node.told != state:
+            await self.kernel.attributes_now(node.id)
 
     async def _open_asking(self, node: Node) -> RemoteFile:
         """Ask the head to open the file under the name it was last seen at."""
@@ -350,43 +356,47 @@ class Operations:
     async def read(self, handle: int, offset: int, length: int) -> bytes | memoryview:
         """Bytes of an open file; fewer than asked for only at the size that the kernel believes in."""
         opened = self._handles[handle]
-        node, file = opened.node, opened.file
-        renewals = node.renewals
-        node.reading += 1
-        try:
-            data = await self.reader.read(file, opened.streams, offset, length)
-            if not file.settled:
-                node.doubtful = True
-            if len(data) == length:
-                return data
-            return await self._up_to_the_end(opened, offset, length, data, renewals)
-        finally:
-            node.reading -= 1
-            if node.cut and not node.reading:
-                node.cut = False
-                self.after_reply(self.kernel.pages, node.id)
+        data = await self.reader.read(opened.file, opened.streams, offset, length)
+        if not opened.file.settled:
+            opened.node.doubtful = True
+        if len(data) == length:
+            return data
+        return await self._up_to_the_end(opened, offset, length, data)
 
     async def _up_to_the_end(
-        self, opened: Handle, offset: int, length: int, data: bytes | memoryview, renewals: int
+        self, opened: Handle, offset: int, length: int, data: bytes | memoryview
     ) -> bytes | memoryview:
-        """A short reply tells the kernel where the file ends, and what it asked for beyond it becomes zeros.
+        """A short reply says where the file ends, and what the kernel asked for beyond it becomes zeros.
 
-        At the size it was last told, that is right. Where the file was cut, it takes the size from the short reply,
-        but only when it was told nothing since it asked; otherwise this read has to fail, and the kernel, which
-        fails no reader for a failed readahead, asks again.
+        That is right at the size it was last told. A file that was cut must be told of first: a size that it
+        believes in stays, and readers would see those zeros.
         """
-        node = opened.node
+        node, file = opened.node, opened.file
         for _ in range(_READ_ATTEMPTS):
             end = offset + len(data)
             if node.told is None or end >= min(node.told[0], offset + length):
                 return data
-            if opened.file.size <= end:
-                if node.renewals == renewals and not self.kernel.busy(node.id):
-                    return data
-                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            renewals = node.renewals
-            data = await self.reader.read(opened.file, opened.streams, offset, length)
-        raise OSError(errno.EIO, "the file never stands still")
+            if file.size <= end and not await self._tell_of_cut(node, file):
+                break
+            data = await self.reader.read(file, opened.streams, offset, length)
+        raise OSError(errno.ESTALE, "the file was cut while it was read")
+
+    async def _tell_of_cut(self, node: Node, file: RemoteFile) -> bool:
+        """Make the kernel ask for the size and wait until it was told; False where that takes too long.
+
+        Nothing can push a size to the kernel. It sets the size before it drops pages, for which it waits for the
+        read that waits here.
+        """
+        if file.orphaned or not node.links:
+            return False
+        end = self.session.now() + _CUT_PATIENCE
+        while node.told is not None and node.told[0] > file.size:
+            if self.session.now() > end:
+                return False
+            self.kernel.look_again(node.id, self.tree.path_of(node.id))
+            await trio.sleep(_CUT_STEP)
+        await trio.sleep(_CUT_STEP)
+        return True
 
     def release(self, handle: int) -> None:
         """The handle is closed."""
@@ -405,22 +415,10 @@ class Operations:
             parent = self.tree.directory_at(directory)
             if parent is not None:
                 self.beliefs.learn(parent, name, Belief(new, None, file.asked_at, file.generation, file.leased))
-        if node.reading and node.told is not None and new.size < node.told[0]:
-            node.cut = True  # the short replies to these reads cut the file; nothing may be told before
-        elif node.pages is not None:
+        if node.pages is not None:
             self.kernel.pages(node.id)
         else:
             self.kernel.attributes(node.id)
-
-    def after_reply(self, action: Callable[[int], None], node_id: int) -> None:
-        """Call `action(node_id)` when the reply that is being made has gone to the kernel."""
-        trio.lowlevel.current_trio_token().run_sync_soon(action, node_id)
-
-    def forgotten(self, node_id: int) -> None:
-        """The kernel has just forgotten what it knew of `node_id` (called by the kernel cache)."""
-        node = self.tree.find(node_id)
-        if node is not None:
-            node.renewals += 1
 
     async def watch(self) -> None:
         """Background task: ask about open files that no lease covers, so that mapped pages follow changes too.

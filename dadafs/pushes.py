@@ -87,8 +87,6 @@ class Pushes:
         if node is None:
             if self._tree.known(node_id):
                 self._kernel.attributes(node_id)
-        elif node.reading and node.told is not None and attr.size < node.told[0]:
-            node.cut = True
         elif node.pages is not None:
             self._kernel.pages(node_id)
         else:
