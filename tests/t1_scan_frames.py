@@ -225,7 +225,7 @@ def test_damaged_gzip_costs_one_frame(tmp_path: Path, readers: ThreadPoolExecuto
 
 def test_tables_are_kept_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = scans.stack(tmp_path / "scan.h5", DATA)
-    first, version = chunk_table(path, "/entry/data/data", tmp_path / "index")
+    first, _ = chunk_table(path, "/entry/data/data", tmp_path / "index")
     monkeypatch.setattr(chunk_index, "open_hdf5", lambda path: pytest.fail("the file was opened again"))
     again, _ = chunk_table(path, "/entry/data/data", tmp_path / "index")
     for name in ("offsets", "sizes", "filter_masks"):

@@ -118,7 +118,7 @@ def test_four_dimensions_with_channels(tmp_path: Path) -> None:
     for channel in (0, 1):
         scan = opened(path, channel=channel)
         assert (scan.n_frames, scan.shape, scan.channel) == (23, scans.SHAPE, channel)
-    with pytest.raises(DataError, match="2 channels.*--channel 2"):
+    with pytest.raises(DataError, match=r"2 channels.*--channel 2"):
         opened(path, channel=2)
 
 

@@ -6,3 +6,12 @@ until the last division, lengths carry their unit in their name (`distance_m`, `
 """
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """`dada.stxm` and `dada.recompute`, imported when first used, so that `dada.kernels` alone stays light."""
+    if name in ("stxm", "recompute"):
+        from dada import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'dada' has no attribute {name!r}")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dada.analysis import StxmResult, analyse
 from dada.grid import ScanGrid
 from dada.jobs import Callback
 from dada.nexus import read_options, write_nexus
@@ -21,7 +22,6 @@ from dada.options import DEFAULT_RADIAL_BINS, Ring, StxmOptions
 from dada.plan import SumsPlan
 from dada.results.store import ResultsStore, open_store
 from dada.scan import Scan
-from dada.stxm import StxmResult, analyse
 from dada.workers import Workers, local_workers
 
 Store = str | Path | ResultsStore | None | bool

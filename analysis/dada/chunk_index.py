@@ -99,14 +99,17 @@ def open_hdf5(path: Path) -> h5py.File:
 
     Raises DataError when it is no HDF5 file, FileNotFoundError when it is not there.
     """
-    try:
-        return h5py.File(path, "r", locking=False)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            return h5py.File(path, "r", locking=False, swmr=True)
-        raise _not_hdf5(path, error) from error
+    # Without locking, unless this process has the file open with it; as a reader of a SWMR writer, if there is one.
+    first: OSError | None = None
+    for options in ({"locking": False}, {}, {"locking": False, "swmr": True}, {"swmr": True}):
+        try:
+            return h5py.File(path, "r", **options)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            first = first or error
+    assert first is not None
+    raise _not_hdf5(path, first) from first
 
 
 def _not_hdf5(path: Path, error: OSError) -> DataError:

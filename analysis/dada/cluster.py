@@ -17,7 +17,8 @@ from dada.patches import Part, Patch, PatchSums, compute
 from dada.plan import SumsPlan
 from dada.workers import READS_PER_WORKER, WorkerDied
 
-_CONNECT_S = 20
+_SCHEMES = ("tcp://", "tls://", "inproc://")
+_CONNECT_S = 10
 _PATCHES_PER_THREAD = 2
 
 _readers: ThreadPoolExecutor | None = None
@@ -32,6 +33,8 @@ class DaskWorkers:
             import distributed
         except ImportError:
             raise UsageError("--cluster needs Dask: pip install distributed") from None
+        if not address.startswith(_SCHEMES):
+            raise UsageError(f"'{address}' is no Dask scheduler; write tcp://HOST:8786")
         self._distributed = distributed
         try:
             self._client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False)
@@ -50,7 +53,8 @@ class DaskWorkers:
         return self._client.submit(_compute_on_worker, patch, self._plan, parts, pure=False)
 
     def wait(self, running: Collection[Any]) -> Collection[Any]:
-        return self._distributed.wait(list(running), return_when="FIRST_COMPLETED").done
+        with self._client.as_current():
+            return self._distributed.wait(list(running), return_when="FIRST_COMPLETED").done
 
     def result(self, future: Any) -> PatchSums:
         try:

@@ -14,9 +14,9 @@ from rich.progress import Task as RichTask
 from rich.text import Text
 
 from dada import jobs
+from dada.analysis import StxmResult
 from dada.quantity import format_bytes
 from dada.results.store import ResultsStore
-from dada.stxm import StxmResult
 
 _DAMAGED_SHOWN = 5
 _UPDATE_EVERY_S = 0.1

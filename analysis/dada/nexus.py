@@ -13,6 +13,7 @@ back how it was made.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -22,10 +23,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from dada.analysis import Map, StxmResult
 from dada.errors import DataError, UserError
 from dada.geometry import Geometry
 from dada.options import StxmOptions
-from dada.stxm import Map, StxmResult
 
 _PROCESS = "/entry/dada"
 #: Maps that are a point's whole curve over q, by name of the reduction's quantity.
@@ -45,7 +46,8 @@ def write_nexus(path: Path, result: StxmResult) -> None:
             f"the maps cannot be written to {path}: {error.strerror or error}; choose another -o"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _write_entry(file: h5py.File, result: StxmResult, path: Path) -> None:

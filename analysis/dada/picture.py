@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 
+from dada.analysis import StxmResult
 from dada.errors import UserError
-from dada.stxm import StxmResult
 
 _PERCENTILES = (1.0, 99.0)
 _HOLE = "#d9d9d9"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
@@ -101,10 +101,14 @@ class LocalThreads(_Local):
 class LocalProcesses(_Local):
     """Processes of this machine; when one dies the others are replaced too, and their patches raise WorkerDied."""
 
-    def __init__(self, plan: SumsPlan, jobs: int) -> None:
+    def __init__(
+        self, plan: SumsPlan, jobs: int, task: Callable[[Patch, tuple[Part, ...]], PatchSums] | None = None
+    ) -> None:
+        """task: what a process does with a patch, if not `compute` it."""
         super().__init__(jobs)
         self._plan = plan
         self._jobs = jobs
+        self._task = task or _compute_in_process
         self._pool = self._start()
 
     def _start(self) -> ProcessPoolExecutor:
@@ -113,11 +117,11 @@ class LocalProcesses(_Local):
 
     def submit(self, patch: Patch, parts: tuple[Part, ...]) -> Future[PatchSums]:
         try:
-            return self._pool.submit(_compute_in_process, patch, parts)
+            return self._pool.submit(self._task, patch, parts)
         except BrokenProcessPool:
             self._pool.shutdown(wait=False)
             self._pool = self._start()
-            return self._pool.submit(_compute_in_process, patch, parts)
+            return self._pool.submit(self._task, patch, parts)
 
     def result(self, future: Future[PatchSums]) -> PatchSums:
         try:

@@ -87,8 +87,8 @@ def virtual(directory: Path, data: np.ndarray, per_file: int) -> Path:
     return path
 
 
-def damage_chunk(path: Path, dataset: str, frame: int, at: int = 40, what: bytes = b"\xff" * 24) -> None:
-    """Overwrite some bytes of a stored frame in place."""
+def damage_chunk(path: Path, dataset: str, frame: int, at: int = 12, what: bytes = b"\xff" * 8) -> None:
+    """Overwrite some bytes of a stored frame in place: with bitshuffle+LZ4 the length of its first block."""
     with h5py.File(path, "r") as file:
         where = (frame,) + (0,) * (file[dataset].ndim - 1)
         info = file[dataset].id.get_chunk_info_by_coord(where)
