@@ -192,12 +192,17 @@ class Operations:
         found = await self._find_again(node_id)
         return await self._tell(self.tree.find(node_id), node_id, found)
 
-    async def _find_again(self, node_id: int) -> Found:
-        """What is known of a file, under any of its names, or through an open handle when it has none left."""
+    async def _find_again(self, node_id: int, *, ask: bool = False) -> Found:
+        """What is known of a file, under any of its names, or through an open handle when it has none left.
+
+        With `ask` the head is asked even where something is believed.
+        """
         while (place := self.tree.place_of(node_id)) is not None:
             directory, name = place
             now = self.session.now()
-            found = self.beliefs.believed(directory, name, now) or await self._ask(directory, name)
+            found = None if ask else self.beliefs.believed(directory, name, now)
+            if found is None:
+                found = await self._ask(directory, name)
             if found.attr is not None and self.tree.id_of(found.attr.dev, found.attr.ino) == node_id:
                 return found
             self.tree.unlink(node_id, directory, name)
@@ -441,7 +446,7 @@ class Operations:
         now = self.session.now()
         if self.beliefs.until(file.asked_at, file.generation, file.leased, now) - now > self._recheck_below:
             return
-        found = await self._find_again(node.id)
+        found = await self._find_again(node.id, ask=True)
         if found.attr is not None:
             await self._before_telling(node, found, found.attr)
 

@@ -1,0 +1,453 @@
+"""What the calls mean, without a kernel and without a head: who is asked, what is believed, what the kernel hears."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from dadafs.counters import Counters
+from dadafs.explain import Explainer
+from dadafs.kernel_cache import Told
+from dadafs.operations import Operations
+from dadafs.policy.prefetch import Streams
+from dadafs.pushes import Pushes
+from dadafs.ram_cache import RamCache
+from dadafs.remote_file import RemoteFile, RemoteFiles
+from dadafs.tree import Tree
+from tests.harness.fake_session import FakeSession
+
+ROOT = 1
+
+
+class FakeKernel:
+    """Notes what it is told to forget."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+        self.look: Callable[[int], Awaitable[object]] | None = None
+
+    def entry(self, parent: int, name: bytes) -> None:
+        self.told.append(("entry", parent, name))
+
+    def attributes(self, node_id: int) -> None:
+        self.told.append(("attributes", node_id))
+
+    def pages(self, node_id: int) -> None:
+        self.told.append(("pages", node_id))
+
+    async def attributes_now(self, node_id: int) -> None:
+        await trio.lowlevel.checkpoint()
+        self.told.append(("attributes now", node_id))
+
+    async def pages_now(self, node_id: int) -> None:
+        await trio.lowlevel.checkpoint()
+        self.told.append(("pages now", node_id))
+
+    def look_again(self, node_id: int, path: bytes) -> None:
+        self.told.append(("look", node_id))
+        if self.look is not None:
+            trio.lowlevel.spawn_system_task(self.look, node_id)
+
+
+class FakeReader:
+    """Reads the tree itself, in the state the remote file believes in."""
+
+    def __init__(self, tree: Path) -> None:
+        self.tree = tree
+
+    def open_streams(self, file: RemoteFile) -> Streams | None:
+        return None
+
+    def close_streams(self, streams: Streams | None) -> None:
+        pass
+
+    async def read(self, file: RemoteFile, streams: object, offset: int, length: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        with open(os.path.join(os.fsencode(self.tree), file.path), "rb") as content:
+            content.seek(offset)
+            return content.read(min(length, max(0, file.size - offset)))
+
+
+class Bench:
+    """Operations over a plain directory."""
+
+    def __init__(self, tree: Path, **options: Any) -> None:
+        self.tree = tree
+        self.session: Any = FakeSession(tree, **options)
+        self.kernel = FakeKernel()
+        counters = Counters()
+        cache = RamCache(64 << 20)
+        files = RemoteFiles(self.session, cache, counters)
+        nodes = Tree(self.session.welcome.root, self.session.leases, cache, asked_at=self.session.now())
+        reader: Any = FakeReader(tree)
+        self.operations = Operations(self.session, nodes, files, reader, self.kernel, counters)
+        pushes = Pushes(nodes, self.kernel, self.session.now, lambda: self.session.generation)
+        self.session.on_changes(pushes.received)
+        files.on_change(self.operations.file_changed)
+        self.explainer = Explainer(self.operations, head="head:1", export="data")
+
+    @property
+    def asked(self) -> int:
+        """How many requests went to the head so far."""
+        return sum(self.session.asked.values())
+
+    async def lookup(self, name: str, parent: int = ROOT) -> Told:
+        encoded = os.fsencode(name)
+        return self.operations.lookup_known(parent, encoded) or await self.operations.lookup(parent, encoded)
+
+    async def getattr(self, node_id: int) -> Told:
+        return self.operations.getattr_known(node_id) or await self.operations.getattr(node_id)
+
+    async def open(self, node_id: int) -> tuple[int, bool]:
+        return self.operations.open_known(node_id, os.O_RDONLY) or await self.operations.open(node_id, os.O_RDONLY)
+
+    async def listdir(self, node_id: int = ROOT, chunk: int = 2) -> list[bytes]:
+        """All names, fetched a few at a time as the kernel does; `.` and `..` left out."""
+        directories = self.operations.directories
+        handle = await directories.opendir(node_id)
+        names = await self.names(handle, chunk=chunk)
+        directories.releasedir(handle)
+        return names
+
+    async def names(self, handle: int, chunk: int = 2) -> list[bytes]:
+        names: list[bytes] = []
+        cookie = 0
+        while True:
+            got: list[tuple[bytes, int]] = []
+
+            def emit(name: bytes, told: Told, following: int, got: list[tuple[bytes, int]] = got) -> bool:
+                if len(got) == chunk:
+                    return False
+                got.append((name, following))
+                return True
+
+            await self.operations.directories.readdir(handle, cookie, emit)
+            if not got:
+                return [name for name in names if name not in {b".", b".."}]
+            names += [name for name, _ in got]
+            cookie = got[-1][1]
+
+
+def in_trio(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run a test on trio's mock clock."""
+
+    @functools.wraps(test)
+    def run(tmp_path: Path, **fixtures: Any) -> None:
+        clock = trio.testing.MockClock(autojump_threshold=0)
+        trio.run(functools.partial(test, tmp_path, **fixtures), clock=clock)
+
+    return run
+
+
+@in_trio
+async def test_a_leased_file_is_looked_up_opened_and_closed_without_a_round_trip(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    bench = Bench(tmp_path)
+    told = await bench.lookup("a")
+    handle, _ = await bench.open(told.id)
+    bench.operations.release(handle)
+    before = bench.asked
+    for _ in range(20):
+        await trio.sleep(0.9)
+        bench.session.keepalive()
+        again = bench.operations.lookup_known(ROOT, b"a")
+        assert again is not None
+        opened = bench.operations.open_known(again.id, os.O_RDONLY)
+        assert opened is not None
+        assert opened[1] is True
+        assert bench.operations.getattr_known(again.id) is not None
+        bench.operations.release(opened[0])
+    assert bench.asked == before
+
+
+@in_trio
+async def test_a_leased_absence_needs_no_round_trip_either(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    assert (await bench.lookup("none")).id == 0
+    before = bench.asked
+    await trio.sleep(5)
+    bench.session.keepalive()
+    assert bench.operations.lookup_known(ROOT, b"none") is not None
+    assert bench.asked == before
+
+
+@in_trio
+async def test_without_a_lease_the_head_is_asked_once_per_freshness(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    bench = Bench(tmp_path, leased=False)
+    for _ in range(11):
+        await bench.lookup("a")
+        await trio.sleep(0.11)
+    assert bench.asked == 2
+
+
+@in_trio
+async def test_the_kernel_may_believe_for_what_is_left_of_freshness(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    bench = Bench(tmp_path, leased=False)
+    assert (await bench.lookup("a")).timeout == pytest.approx(0.9, abs=0.01)
+    await trio.sleep(0.5)
+    assert (await bench.lookup("a")).timeout == pytest.approx(0.4, abs=0.01)
+    await trio.sleep(0.45)
+    assert (await bench.lookup("a")).timeout == 0
+
+
+@in_trio
+async def test_one_listing_answers_for_everything_in_it(tmp_path: Path) -> None:
+    for number in range(10):
+        (tmp_path / f"f{number}").write_bytes(b"x" * number)
+    bench = Bench(tmp_path)
+    assert await bench.listdir() == [b"f%d" % number for number in range(10)]
+    assert bench.session.asked == {"list": 1}
+    for number in range(10):
+        told = await bench.lookup(f"f{number}")
+        assert told.fields is not None
+        assert told.fields[7] == number
+        assert (await bench.getattr(told.id)).fields == told.fields
+    assert (await bench.lookup("none")).id == 0
+    assert bench.asked == 1
+
+
+@in_trio
+async def test_an_open_directory_is_one_snapshot(tmp_path: Path) -> None:
+    for name in "abcdef":
+        (tmp_path / name).write_bytes(b"")
+    bench = Bench(tmp_path)
+    handle = await bench.operations.directories.opendir(ROOT)
+    await trio.sleep(0.1)
+    os.unlink(tmp_path / "f")
+    (tmp_path / "g").write_bytes(b"")
+    bench.session.push("f", "g")
+    assert await bench.names(handle) == [b"a", b"b", b"c", b"d", b"e", b"f"]
+    assert await bench.names(handle) == [b"a", b"b", b"c", b"d", b"e", b"g"], "rewinddir sees the present"
+    assert await bench.listdir() == [b"a", b"b", b"c", b"d", b"e", b"g"]
+    assert bench.session.asked["list"] == 1
+
+
+@in_trio
+async def test_forgetting_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    for number in range(20):
+        (tmp_path / "d" / str(number)).write_bytes(b"")
+    bench = Bench(tmp_path)
+    folder = (await bench.lookup("d")).id
+    counts: dict[int, int] = {folder: 1}
+    for _ in range(2):
+        for name in await bench.listdir(folder, chunk=7):
+            told = await bench.lookup(os.fsdecode(name), folder)
+            counts[told.id] = counts.get(told.id, 0) + 2
+    handle, _ = await bench.open(told.id)
+    bench.operations.release(handle)
+    bench.operations.forget(list(counts.items()))
+    statistics = bench.operations.statistics()
+    assert statistics["nodes"] == 1
+    assert statistics["listed_nodes"] == 0
+
+
+@in_trio
+async def test_a_change_in_place_drops_the_pages_and_is_reread(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    bench = Bench(tmp_path)
+    node = (await bench.lookup("a")).id
+    handle, _ = await bench.open(node)
+    (tmp_path / "a").write_bytes(b"newer")
+    bench.session.push("a")
+    assert ("pages", node) in bench.kernel.told
+    assert await bench.operations.read(handle, 0, 5) == b"newer"
+    bench.kernel.told.clear()
+    second, keep = await bench.open(node)
+    assert bench.kernel.told == [("pages now", node)]
+    bench.operations.release(handle)
+    bench.operations.release(second)
+    _, keep = await bench.open(node)
+    assert keep is True
+
+
+@in_trio
+async def test_growth_is_told_only_after_the_pages_are_gone(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    bench = Bench(tmp_path)
+    node = (await bench.lookup("a")).id
+    await bench.open(node)
+    (tmp_path / "a").write_bytes(b"12")
+    bench.session.push("a")
+    assert bench.operations.getattr_known(node) is None
+    bench.kernel.told.clear()
+    told = await bench.operations.getattr(node)
+    assert told.fields is not None
+    assert told.fields[7] == 2
+    assert bench.kernel.told == [("pages now", node)]
+
+
+@in_trio
+async def test_a_listing_does_not_tell_growth_to_a_reader(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    bench = Bench(tmp_path)
+    node = (await bench.lookup("a")).id
+    await bench.open(node)
+    (tmp_path / "a").write_bytes(b"12")
+    bench.session.push("a")
+    seen: list[Told] = []
+    handle = await bench.operations.directories.opendir(ROOT)
+    await bench.operations.directories.readdir(handle, 2, lambda name, told, cookie: seen.append(told) or True)
+    assert seen[0].fields is not None
+    assert seen[0].fields[7] == 1
+    assert seen[0].timeout == 0
+
+
+@in_trio
+async def test_a_cut_is_told_before_a_short_reply(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 100)
+    bench = Bench(tmp_path)
+    node = (await bench.lookup("a")).id
+    handle, _ = await bench.open(node)
+    os.truncate(tmp_path / "a", 10)
+    bench.session.push("a")
+
+    async def look(node_id: int) -> None:
+        await bench.operations.getattr(node_id)
+
+    bench.kernel.look = look
+    assert await bench.operations.read(handle, 0, 100) == b"x" * 10
+    assert ("look", node) in bench.kernel.told
+
+
+@in_trio
+async def test_a_kernel_that_never_asks_gets_no_short_reply(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 100)
+    bench = Bench(tmp_path)
+    node = (await bench.lookup("a")).id
+    handle, _ = await bench.open(node)
+    os.truncate(tmp_path / "a", 10)
+    bench.session.push("a")
+    with pytest.raises(OSError) as stale:
+        await bench.operations.read(handle, 0, 100)
+    assert stale.value.errno == errno.ESTALE
+
+
+@in_trio
+async def test_another_file_under_the_name_is_another_node(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    bench = Bench(tmp_path)
+    old = (await bench.lookup("a")).id
+    handle, _ = await bench.open(old)
+    await bench.operations._handles[handle].file.handle(trio.current_time() + 1)
+    (tmp_path / "b").write_bytes(b"other")
+    os.rename(tmp_path / "b", tmp_path / "a")
+    bench.session.push("a")
+    assert ("entry", ROOT, b"a") in bench.kernel.told
+    new = (await bench.lookup("a")).id
+    assert new != old
+    assert (await bench.getattr(old)).fields is not None, "it is open"
+    bench.operations.release(handle)
+    with pytest.raises(OSError) as stale:
+        await bench.getattr(old)
+    assert stale.value.errno == errno.ESTALE
+
+
+@in_trio
+async def test_an_unleased_replacement_is_found_out_on_open(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    bench = Bench(tmp_path, leased=False)
+    old = (await bench.lookup("a")).id
+    (tmp_path / "b").write_bytes(b"other")
+    os.rename(tmp_path / "b", tmp_path / "a")
+    await trio.sleep(2)
+    with pytest.raises(OSError) as stale:
+        await bench.open(old)
+    assert stale.value.errno == errno.ESTALE, "the kernel then looks the name up again"
+
+
+@in_trio
+async def test_writing_opens_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    bench = Bench(tmp_path)
+    node = (await bench.lookup("a")).id
+    for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC):
+        assert bench.operations.open_known(node, flags) is None
+        with pytest.raises(OSError) as refused:
+            await bench.operations.open(node, flags)
+        assert refused.value.errno == errno.EROFS
+
+
+@in_trio
+async def test_a_renamed_directory_takes_its_beliefs_with_it(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a").write_bytes(b"")
+    bench = Bench(tmp_path)
+    folder = (await bench.lookup("one")).id
+    await bench.lookup("a", folder)
+    os.rename(tmp_path / "one", tmp_path / "two")
+    bench.session.push("one", "two", subtree=True)
+    assert ("entry", ROOT, b"one") in bench.kernel.told
+    assert (await bench.lookup("one")).id == 0
+    moved = await bench.lookup("two")
+    assert moved.id == folder
+    assert (await bench.lookup("a", folder)).id != 0
+
+
+@in_trio
+async def test_lost_leases_fall_back_to_freshness(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    bench = Bench(tmp_path)
+    await bench.lookup("a")
+    await trio.sleep(3)
+    bench.session.keepalive()
+    assert bench.operations.lookup_known(ROOT, b"a") is not None
+    bench.session.lose("")
+    assert bench.operations.lookup_known(ROOT, b"a") is None
+
+
+@in_trio
+async def test_an_open_file_without_lease_is_asked_about_for_mapped_pages(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    bench = Bench(tmp_path, leased=False)
+    node = (await bench.lookup("a")).id
+    handle, _ = await bench.open(node)
+    (tmp_path / "a").write_bytes(b"new")
+    with trio.move_on_after(1.0):
+        await bench.operations.watch()
+    assert {("pages", node), ("pages now", node)} & set(bench.kernel.told)
+    bench.operations.release(handle)
+
+
+@in_trio
+async def test_attributes_of_the_tree_and_of_dadafs(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    os.setxattr(tmp_path / "a", b"user.sample", b"bone")
+    bench = Bench(tmp_path)
+    node = (await bench.lookup("a")).id
+    assert await bench.explainer.getxattr(node, b"user.sample") == b"bone"
+    assert await bench.explainer.listxattr(node) == [b"user.sample"]
+    assert bench.session.asked["xattrs"] == 1
+    found = os.stat(tmp_path / "a")
+    version = f"{found.st_dev}:{found.st_ino}:5:{found.st_mtime_ns}:{found.st_ctime_ns}"
+    assert (await bench.explainer.getxattr(node, b"user.dadafs.version")).decode() == version
+    assert await bench.explainer.getxattr(node, b"user.dadafs.export") == b"data"
+    assert await bench.explainer.getxattr(node, b"user.dadafs.growing") == b"yes"
+    before = bench.asked
+    for foreign in (b"security.selinux", b"trusted.x", b"system.nfs4_acl", b"user.dadafs.nonsense"):
+        with pytest.raises(OSError) as none:
+            await bench.explainer.getxattr(node, foreign)
+        assert none.value.errno == errno.ENODATA
+    assert bench.asked == before
+
+
+@in_trio
+async def test_a_changed_attribute_is_fetched_again(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    bench = Bench(tmp_path)
+    node = (await bench.lookup("a")).id
+    with pytest.raises(OSError):
+        await bench.explainer.getxattr(node, b"user.sample")
+    os.setxattr(tmp_path / "a", b"user.sample", b"bone")
+    bench.session.push("a")
+    assert await bench.explainer.getxattr(node, b"user.sample") == b"bone"
