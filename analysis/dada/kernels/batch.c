@@ -37,6 +37,8 @@ int reduce_batch(const Kernel *kernel, const Plan *plan, const Chunk *chunks, si
             if (active[i])
                 more |= active[i] = step(kernel, plan, &walks[i], &buffer, &sums[i]);
     }
+    for (unsigned i = 0; n && sums[0].pending && i < 2; i++)
+        kernel->add_pending(plan, &sums[0].pending[i]);
     decode_buffer_free(&buffer);
     free(walks);
     free(active);

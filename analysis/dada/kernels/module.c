@@ -208,25 +208,52 @@ static void end_sums(const Plan *plan, FrameSums *sums, int32_t *status, int64_t
     scalars[9] = sums->maximum;
 }
 
+/* Working memory of one call. */
+typedef struct {
+    FrameSums *sums;
+    uint32_t *cells, *lane_cells;
+    Pending *pending;
+} Work;
+
+static void work_free(Work *work)
+{
+    free(work->sums);
+    free(work->cells);
+    free(work->lane_cells);
+    free(work->pending);
+}
+
+/* Frames are reduced together, LANES at a time, where there are cells and more than one frame. */
+static bool work_new(const Plan *plan, size_t n, Work *work)
+{
+    size_t n_cells = plan->n_cells + 1, groups = (n + LANES - 1) / LANES;
+    bool together = plan->cells && n > 1;
+    *work = (Work){.sums = calloc(n + 1, sizeof *work->sums), .cells = calloc(n + 1, n_cells * sizeof *work->cells)};
+    if (together) {
+        work->lane_cells = calloc(groups * LANES, n_cells * sizeof *work->lane_cells);
+        work->pending = calloc(2, sizeof *work->pending);
+    }
+    return work->sums && work->cells && (!together || (work->lane_cells && work->pending));
+}
+
 static int run(const PlanObject *self, const Chunks *chunks, const Py_buffer *out)
 {
-    size_t n = chunks->n;
-    FrameSums *sums = calloc(n + 1, sizeof *sums);
-    uint32_t *cells = calloc(n + 1, (self->plan.n_cells + 1) * sizeof *cells);
-    if (!sums || !cells) {
-        free(sums);
-        free(cells);
-        return STATUS_MEMORY;
+    const Plan *plan = &self->plan;
+    Work work;
+    int status = work_new(plan, chunks->n, &work) ? STATUS_OK : STATUS_MEMORY;
+    for (size_t i = 0; status == STATUS_OK && i < chunks->n; i++) {
+        begin_sums(plan, i, out, work.cells, &work.sums[i]);
+        work.sums[i].pending = work.pending;
+        work.sums[i].lane = i % LANES;
+        if (work.lane_cells)
+            work.sums[i].lane_cells = work.lane_cells + i / LANES * LANES * (plan->n_cells + 1);
     }
-    for (size_t i = 0; i < n; i++)
-        begin_sums(&self->plan, i, out, cells, &sums[i]);
-    int status = reduce_batch(self->kernel, &self->plan, chunks->chunks, n, sums);
     if (status == STATUS_OK)
-        for (size_t i = 0; i < n; i++)
-            end_sums(&self->plan, &sums[i], (int32_t *)out[OUT_STATUS].buf + i,
-                     (int64_t *)out[OUT_SCALARS].buf + i * N_SCALARS);
-    free(sums);
-    free(cells);
+        status = reduce_batch(self->kernel, plan, chunks->chunks, chunks->n, work.sums);
+    for (size_t i = 0; status == STATUS_OK && i < chunks->n; i++)
+        end_sums(plan, &work.sums[i], (int32_t *)out[OUT_STATUS].buf + i,
+                 (int64_t *)out[OUT_SCALARS].buf + i * N_SCALARS);
+    work_free(&work);
     return status;
 }
 

@@ -132,3 +132,12 @@ static inline uint64_t plane_common_plain(const uint64_t *bits, const uint8_t *m
         count += (uint64_t)__builtin_popcountll(bits[w] & load_word(mask, w));
     return count;
 }
+
+static inline void add_lanes_plain(const uint16_t *cells, uint16_t (*values)[TILE + 64], size_t n, uint32_t *counts)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t *count = counts + (size_t)cells[i] * LANES;
+        for (unsigned l = 0; l < LANES; l++)
+            count[l] += values[l][i];
+    }
+}

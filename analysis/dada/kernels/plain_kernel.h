@@ -36,3 +36,8 @@ static uint64_t plane_common(const uint64_t *bits, const uint8_t *mask, size_t w
 {
     return plane_common_plain(bits, mask, words);
 }
+
+static void add_lanes(const uint16_t *cells, uint16_t (*values)[TILE + 64], size_t n, uint32_t *counts)
+{
+    add_lanes_plain(cells, values, n, counts);
+}

@@ -166,19 +166,27 @@ static bool build_cells(Plan *plan)
     return ok;
 }
 
+static void fold_cell(const Plan *plan, size_t c, int64_t count, FrameSums *sums)
+{
+    if (plan->cell_bin[c] != NO_BIN)
+        sums->bins[plan->cell_bin[c]] += count;
+    for (uint64_t rois = plan->cell_rois[c]; rois; rois &= rois - 1)
+        sums->rois[__builtin_ctzll(rois)] += count;
+}
+
 void sums_fold(const Plan *plan, FrameSums *sums)
 {
     sums->cells_total = 0;
     if (!plan->cells)
         return;
     for (size_t c = 0; c < plan->n_cells; c++) {
-        int64_t count = sums->cells[c];
-        if (plan->cell_bin[c] != NO_BIN)
-            sums->bins[plan->cell_bin[c]] += count;
-        for (uint64_t rois = plan->cell_rois[c]; rois; rois &= rois - 1)
-            sums->rois[__builtin_ctzll(rois)] += count;
+        fold_cell(plan, c, sums->cells[c], sums);
+        sums->cells[c] = 0;
+        if (sums->lane_cells) {
+            fold_cell(plan, c, sums->lane_cells[c * LANES + sums->lane], sums);
+            sums->lane_cells[c * LANES + sums->lane] = 0;
+        }
     }
-    memset(sums->cells, 0, (plan->n_cells + 1) * sizeof *sums->cells);
 }
 
 /* ---- whole plans --------------------------------------------------------------------------------------------- */

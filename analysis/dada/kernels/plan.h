@@ -61,13 +61,27 @@ typedef struct {
     int32_t middle;            /* column about which tiles are summed, to keep numbers small */
 } Plan;
 
+/* Values of a dense tile, kept until the other frames of the batch have reached the same tile: then one pass over the
+ * tile's cells serves LANES frames, each in its lane of a vector. */
+#define LANES 8
 typedef struct {
+    size_t first, n;
+    uint8_t filled;            /* bit l: lane l holds values; the others are ignored */
+    uint32_t *counts;          /* [cell][lane] */
+    struct FrameSums *sums[LANES];
+    uint16_t values[LANES][TILE + 64];
+} Pending;
+
+typedef struct FrameSums {
     u128 sum, sum_y, sum_x, sum_yy, sum_xx, sum_xy;
     uint64_t n_value_invalid;  /* unmasked pixels with value >= cut */
     int64_t maximum;           /* -1 while there was no valid pixel */
     int64_t *bins, *bin_counts, *rois, *roi_counts;
     uint32_t *cells;           /* n_cells + 1; emptied into bins and rois by sums_fold */
     uint64_t cells_total;      /* at most this many counts are in one cell */
+    Pending *pending;          /* two of them, for even and odd tiles; NULL where frames are not reduced together */
+    unsigned lane;
+    uint32_t *lane_cells;      /* [cell][lane], shared by the frames of a group */
     int status;
 } FrameSums;
 
@@ -86,6 +100,8 @@ typedef struct {
                        FrameSums *sums);
     /* The same for 32-bit values, which are overwritten. */
     void (*add_values)(const Plan *plan, uint32_t *values, size_t first, size_t n, FrameSums *sums);
+    /* Add pending values to their cells and leave nothing pending. */
+    void (*add_pending)(const Plan *plan, Pending *pending);
 } Kernel;
 
 extern const Kernel kernel_portable;

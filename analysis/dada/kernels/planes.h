@@ -9,6 +9,7 @@
  *   void list_moments(list, n, rows, sums)                LocalSums of a list of positions
  *   void planes_to_values(planes, stride, valid, n, top, values)   16-bit values of all pixels, 0 where not valid
  *   void value_moments(values, n, rows, sums)             LocalSums of n values
+ *   void add_lanes(cells, values, n, counts)              counts[cells[i]][l] += values[l][i] for all lanes l
  *   uint64_t plane_common(bits, mask, words)              how many bits of bits AND mask are set
  *
  * A sparse tile becomes one list of positions, a pixel with value v in it v times; what follows are straight loops over
@@ -59,6 +60,7 @@ static void planes_to_values(const uint8_t *planes, size_t stride, const uint64_
                              uint16_t *values);
 static void value_moments(const uint16_t *values, size_t n, const Rows *rows, LocalSums *sums);
 static uint64_t plane_common(const uint64_t *bits, const uint8_t *mask, size_t words);
+static void add_lanes(const uint16_t *cells, uint16_t (*values)[TILE + 64], size_t n, uint32_t *counts);
 
 static const uint8_t *plane(const Tile *tile, int k)
 {
@@ -104,10 +106,24 @@ static uint64_t too_large(const Tile *tile, size_t w)
     return larger | equal;
 }
 
+/* Words in which some valid pixel has a bit set that a value >= cut needs. */
+static uint64_t suspect_words(const Tile *tile)
+{
+    uint64_t bits[WORDS + 8], used, suspect = 0;
+    for (int k = tile->top; k >= tile->plan->cut_bit && k >= 0; k--) {
+        plane_and(plane(tile, k), tile->valid, tile->words, bits, &used);
+        suspect |= used;
+    }
+    return tile->plan->cut_bit < 0 ? ~0ULL : suspect;
+}
+
 /* Take pixels with values >= cut out of the valid ones. */
 static void drop_invalid(Tile *tile)
 {
+    uint64_t suspect = suspect_words(tile);
     for (size_t w = 0; w < tile->words; w++) {
+        if (!(suspect >> w & 1))
+            continue;
         uint64_t bad = too_large(tile, w);
         tile->valid[w] &= ~bad;
         for (; bad; bad &= bad - 1)
@@ -215,9 +231,60 @@ static void add_list(const Tile *tile, const uint16_t *list, size_t n)
     }
 }
 
+/* Four places of the tile in turn, because neighbours are often in one cell and would wait for each other. */
+static void add_values_to_cells(const uint16_t *cells, const uint16_t *values, size_t n, uint32_t *counts)
+{
+    size_t quarter = n / 4;
+    for (size_t i = 0; i < quarter; i++) {
+        counts[cells[i]] += values[i];
+        counts[cells[i + quarter]] += values[i + quarter];
+        counts[cells[i + 2 * quarter]] += values[i + 2 * quarter];
+        counts[cells[i + 3 * quarter]] += values[i + 3 * quarter];
+    }
+    for (size_t i = 4 * quarter; i < n; i++)
+        counts[cells[i]] += values[i];
+}
+
+/* Fewer frames than this are added one by one. */
+#define FEW_LANES 3
+
+static void add_pending(const Plan *plan, Pending *pending)
+{
+    const uint16_t *cells = plan->cells + pending->first;
+    bool few = __builtin_popcount(pending->filled) < FEW_LANES;
+    for (unsigned l = 0; l < LANES && pending->filled; l++) {
+        bool filled = pending->filled >> l & 1;
+        if (filled && few)
+            add_values_to_cells(cells, pending->values[l], pending->n, pending->sums[l]->cells);
+        else if (!filled && !few)
+            memset(pending->values[l], 0, pending->n * sizeof(uint16_t));
+    }
+    if (pending->filled && !few)
+        add_lanes(cells, pending->values, pending->n, pending->counts);
+    pending->filled = 0;
+}
+
+/* Where the values of a dense tile go: into the frame's lane, once what was pending there is added. */
+static uint16_t *pending_values(const Tile *tile)
+{
+    FrameSums *sums = tile->sums;
+    Pending *pending = &sums->pending[tile->first / tile->plan->tile % 2];
+    bool same = pending->first == tile->first && pending->n == tile->n && pending->counts == sums->lane_cells;
+    if (pending->filled && (!same || pending->filled >> sums->lane & 1))
+        add_pending(tile->plan, pending);
+    pending->first = tile->first;
+    pending->n = tile->n;
+    pending->counts = sums->lane_cells;
+    pending->filled |= (uint8_t)(1U << sums->lane);
+    pending->sums[sums->lane] = sums;
+    return pending->values[sums->lane];
+}
+
 static void add_dense(const Tile *tile)
 {
-    uint16_t values[TILE + 64];
+    uint16_t own[TILE + 64];
+    bool together = tile->plan->cells && tile->sums->pending;
+    uint16_t *values = together ? pending_values(tile) : own;
     planes_to_values(tile->planes, tile->stride, tile->valid, tile->n, tile->top, values);
     LocalSums local = {0};
     value_moments(values, tile->n, &tile->rows, &local);
@@ -225,12 +292,8 @@ static void add_dense(const Tile *tile)
         add_local(tile, &local, 0);
     else
         tile->sums->sum += (u128)local.n;
-    if (tile->plan->cells) {
-        const uint16_t *cells = tile->plan->cells + tile->first;
-        uint32_t *counts = tile->sums->cells;
-        for (size_t i = 0; i < tile->n; i++)
-            counts[cells[i]] += values[i];
-    }
+    if (tile->plan->cells && !together)
+        add_values_to_cells(tile->plan->cells + tile->first, values, tile->n, tile->sums->cells);
 }
 
 /* Everything value by value, for tiles that fit neither way. Invalid values were dropped already. */
@@ -243,10 +306,12 @@ static void add_plainly(const Tile *tile)
     tile_add_valid_values(tile->plan, values, tile->first, tile->n, tile->sums);
 }
 
-/* Room for a tile's counts in the 32-bit cells. */
+/* Counts in the 32-bit cells stay below this, with room for what is still pending. */
+#define MAX_CELL_COUNTS (1ULL << 31)
+
 static void reserve_cells(const Tile *tile, uint64_t counts)
 {
-    if (tile->sums->cells_total + counts > UINT32_MAX)
+    if (tile->sums->cells_total + counts > MAX_CELL_COUNTS)
         sums_fold(tile->plan, tile->sums);
     tile->sums->cells_total += counts;
 }
@@ -281,7 +346,7 @@ static void add_counts(Tile *tile)
     uint64_t total = 0;
     for (int k = 0; k <= tile->top; k++)
         total += ones[k] << k;
-    if (plan->cells && total > UINT32_MAX) {
+    if (plan->cells && total > MAX_CELL_COUNTS) {
         add_plainly(tile);
         return;
     }

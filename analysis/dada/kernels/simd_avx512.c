@@ -219,4 +219,47 @@ static uint64_t plane_common(const uint64_t *bits, const uint8_t *mask, size_t w
     return (uint64_t)_mm512_reduce_add_epi64(count);
 }
 
-const Kernel kernel_avx512 = {"avx512", add_planes, tile_add_values};
+/* 32 pixels of 8 frames, turned around: lane L of turned[j] holds the 8 frames' values of pixel 8 L + j. */
+static void turn_around(uint16_t (*values)[TILE + 64], size_t i, __m512i *turned)
+{
+    __m512i a[8], b[8];
+    for (unsigned l = 0; l < 8; l++)
+        a[l] = _mm512_loadu_si512(values[l] + i);
+    for (unsigned l = 0; l < 4; l++) {
+        b[2 * l] = _mm512_unpacklo_epi16(a[2 * l], a[2 * l + 1]);
+        b[2 * l + 1] = _mm512_unpackhi_epi16(a[2 * l], a[2 * l + 1]);
+    }
+    for (unsigned l = 0; l < 2; l++) {
+        a[4 * l] = _mm512_unpacklo_epi32(b[4 * l], b[4 * l + 2]);
+        a[4 * l + 1] = _mm512_unpackhi_epi32(b[4 * l], b[4 * l + 2]);
+        a[4 * l + 2] = _mm512_unpacklo_epi32(b[4 * l + 1], b[4 * l + 3]);
+        a[4 * l + 3] = _mm512_unpackhi_epi32(b[4 * l + 1], b[4 * l + 3]);
+    }
+    for (unsigned j = 0; j < 4; j++) {
+        turned[2 * j] = _mm512_unpacklo_epi64(a[j], a[j + 4]);
+        turned[2 * j + 1] = _mm512_unpackhi_epi64(a[j], a[j + 4]);
+    }
+}
+
+static void add_lane(uint32_t *count, const uint16_t *values)
+{
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)values));
+    _mm256_storeu_si256((__m256i *)count, _mm256_add_epi32(wide, _mm256_loadu_si256((const __m256i *)count)));
+}
+
+static void add_lanes(const uint16_t *cells, uint16_t (*values)[TILE + 64], size_t n, uint32_t *counts)
+{
+    for (size_t i = 0; i + 32 <= n; i += 32) {
+        __m512i turned[8];
+        turn_around(values, i, turned);
+        const uint16_t *of_pixel = (const uint16_t *)turned;
+        for (unsigned j = 0; j < 8; j++)
+            for (unsigned lane = 0; lane < 4; lane++)
+                add_lane(counts + (size_t)cells[i + 8 * lane + j] * LANES, of_pixel + 32 * j + 8 * lane);
+    }
+    for (size_t i = n / 32 * 32; i < n; i++)
+        for (unsigned l = 0; l < LANES; l++)
+            counts[(size_t)cells[i] * LANES + l] += values[l][i];
+}
+
+const Kernel kernel_avx512 = {"avx512", add_planes, tile_add_values, add_pending};
