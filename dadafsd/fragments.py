@@ -223,6 +223,11 @@ class Fragments:
             self._counters.origin[self.export, "bytes"] += length
         return result
 
+    def opened(self, path: bytes, identity: tuple[int, int]) -> None:
+        """A file was opened: where its path is pinned, its fragments are from now on."""
+        if self._store is not None and self._store.pinned:
+            self._spawn(self._store.opened, self.export, path, identity)
+
     def keep_small(self, key: FragmentKey, piece: Piece) -> None:
         """A small file was read whole when it was opened: the next reader finds it in memory."""
         self._counters.origin[self.export, "reads"] += 1

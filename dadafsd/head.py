@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import signal
 import time
 from contextlib import ExitStack
@@ -15,17 +16,21 @@ from dadafs.quantity import format_size
 from dadafs.wire.channel import ChannelClosed
 from dadafs.wire.frame import FrameError
 from dadafs.wire.server import Doorkeeper, TurnedAway, authenticate
+from dadafsd import admin_socket
+from dadafsd.admin import Admin
 from dadafsd.config import HeadConfig, open_exports
 from dadafsd.connections import NodeConnection
 from dadafsd.counters import Counters
 from dadafsd.exported import Exported, assemble
+from dadafsd.jobs import Jobs
+from dadafsd.live import LiveSettings
 from dadafsd.notify import Notifier
 from dadafsd.open_files import raise_descriptor_limit
 from dadafsd.origin_read import Piece
 from dadafsd.policy.recent import Recent
 from dadafsd.service import Service
 from dadafsd.sessions import Sessions
-from dadafsd.stack_dump import on_usr1
+from dadafsd.stack_dump import on_usr1, print_tasks
 from dadafsd.store_access import StoreAccess
 from dadafsd.tiers import open_store
 from dadafsd.who_may_come import authentication
@@ -72,6 +77,7 @@ class Head:
                         export, options, self.memory, self.store, self.counters, nursery, descriptors // len(opened)
                     )
                 await self._listen(nursery)
+                self._open_admin_socket(nursery)
                 nursery.start_soon(self._cut_silent)
                 nursery.start_soon(self.notifier.watchdog)
                 self._say_ready()
@@ -92,16 +98,36 @@ class Head:
         for listener in self._listeners:
             nursery.start_soon(self._accept, listener, nursery)
 
+    def _open_admin_socket(self, nursery: trio.Nursery) -> None:
+        path = self.config.path("admin_socket")
+        if path is not None:
+            admin = Admin(self, Jobs(nursery), LiveSettings(self, nursery))
+            nursery.start_soon(admin_socket.serve, admin_socket.bind(path), path, admin.answer)
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT where this head listens, IPv6 in brackets."""
+        address = self._listeners[0].socket.getsockname()
+        host = f"[{address[0]}]" if ":" in address[0] else address[0]
+        return f"{host}:{address[1]}"
+
+    @property
+    def connections(self) -> int:
+        """Authenticated connections."""
+        return len(self._connections)
+
+    def stop(self) -> None:
+        """Drain and end, as on SIGTERM."""
+        os.kill(os.getpid(), signal.SIGTERM)
+
     def _say_ready(self) -> None:
         for exported in self.exports.values():
             kind = exported.export.remote or "local"
             log.info("export %s: %s (%s)", exported.name, exported.export.directory, kind)
         if self.store is None:
             log.info("no cache directory: fragments are kept in %s of memory only", format_size(self.memory.limit))
-        address = self._listeners[0].socket.getsockname()
-        host = f"[{address[0]}]" if ":" in address[0] else address[0]
-        print(f"ready on {host}:{address[1]}", flush=True)
-        self.notifier.send("READY=1", f"STATUS=Serving {', '.join(sorted(self.exports))} on {host}:{address[1]}")
+        print(f"ready on {self.address}", flush=True)
+        self.notifier.send("READY=1", f"STATUS=Serving {', '.join(sorted(self.exports))} on {self.address}")
 
     # --- connections ----------------------------------------------------------------------------------------
 
@@ -151,12 +177,16 @@ class Head:
     # --- ending ---------------------------------------------------------------------------------------------
 
     async def _signals(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals, on_usr1():
+        wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+        with trio.open_signal_receiver(*wanted) as signals, on_usr1():
             async for number in signals:
-                if number != signal.SIGHUP:
+                if number == signal.SIGHUP:
+                    self.reload()
+                elif number == signal.SIGUSR1:
+                    print_tasks()
+                else:
                     log.info("%s: draining", signal.Signals(number).name)
                     return
-                self.reload()
 
     def reload(self) -> None:
         """SIGHUP: read the keys again and take the directories that are now at the exports' paths."""

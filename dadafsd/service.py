@@ -43,6 +43,7 @@ from dadafsd.fragments import Found, Wanted
 from dadafsd.leases import ABSENT, Claim, look_again
 from dadafsd.open_files import OpenFile
 from dadafsd.origin_read import Clock, Piece, read_piece
+from dadafsd.recent_reads import RecentReads
 from dadafsd.replies import Reply, blocks_reply
 from dadafsd.sessions import Session, Sessions, Snapshot
 from dadafsd.sites import ErrorLog, Failure, Site, at_site
@@ -62,6 +63,7 @@ class Service:
         self.sessions = sessions
         self.counters = counters
         self.errors = ErrorLog(time.monotonic)
+        self.recent = RecentReads()
         self._methods: dict[type[Message], Callable[[Session, Any], Awaitable[Reply | None]]] = {
             Stat: self.stat,
             List: self.list_directory,
@@ -227,6 +229,7 @@ class Service:
             piece = fragments.memory.get(key(attr.version), trio.current_time())
         file = exported.files.attach(path, opened, attr)
         handle = self.sessions.new_handle(session, file)
+        fragments.opened(path, file.identity)
         return _opened(handle, attr, piece, exported.clock, self._leased(session, claim, path, attr))
 
     async def release(self, session: Session, request: Release) -> Reply:
@@ -245,11 +248,23 @@ class Service:
     async def read(self, session: Session, request: Read) -> Reply:
         """Blocks of a fragment, or the news that the file has changed."""
         file, want = self._wanted(session, request)
+        begun = trio.current_time()
         found = await session.exported.fragments.find(file, want)
         if isinstance(found, Attr):
             self.counters.events["changed"] += 1
             return Reply(Changed(found))
-        return self._served(session, found, want, request)
+        reply = self._served(session, found, want, request)
+        self.recent.note(
+            session.node,
+            session.exported.name,
+            file.path,
+            request.fragment,
+            found.tier,
+            reply.size,
+            trio.current_time() - begun,
+            prefetch=request.prefetch,
+        )
+        return reply
 
     def _wanted(self, session: Session, request: Read) -> tuple[OpenFile, Wanted]:
         file = session.file(request.handle)

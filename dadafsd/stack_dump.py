@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,8 @@ import trio
 
 @contextmanager
 def on_usr1() -> Iterator[None]:
-    """While this runs, SIGUSR1 dumps all stacks."""
-    faulthandler.register(signal.SIGUSR1, all_threads=True, chain=False)
+    """While this runs, SIGUSR1 dumps the stacks of all threads at once, and then goes where it went before."""
+    faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
     try:
         yield
     finally:
@@ -26,6 +27,15 @@ def dump_tasks() -> str:
     """The stacks of all tasks of the running loop, deepest frames last."""
     root = trio.lowlevel.current_root_task()
     return "" if root is None else "\n".join(_task_stack(task) for task in _below(root))
+
+
+def dump_threads() -> str:
+    """The stacks of all threads."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    parts = []
+    for ident, frame in sys._current_frames().items():
+        parts.append(f"thread {names.get(ident, ident)}\n" + "".join(traceback.format_stack(frame)))
+    return "\n".join(parts)
 
 
 def _below(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:

@@ -6,18 +6,24 @@ dropped and counted, and no reader ever waits for the disk to take something.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import trio
 
 from dadafs.checksum import damaged_blocks
 from dadafsd.counters import Counters
+from dadafsd.jobs import Job
 from dadafsd.origin_pool import OriginPool
 from dadafsd.store.record import FragmentKey, Stored
 from dadafsd.store.store import FragmentStore
+from dadafsd.store.verify import Verified
 
+Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 #: Records kept open after they were used, so that the next node's read needs no thread.
 HOT_RECORDS = 256
@@ -70,6 +76,8 @@ class StoreAccess:
         self._counters = counters
         self._pool = OriginPool("the cache directory", slots=4, deadline=deadline)
         self._writers = OriginPool("the cache directory (writes)", slots=2, deadline=60.0)
+        self._admin = OriginPool("the cache directory (admin)", slots=2, deadline=60.0)
+        self.pinned = bool(store.pins())
         self._hot: OrderedDict[FragmentKey, Record] = OrderedDict()
         self._waiting: deque[tuple[FragmentKey, bytes, list[int]]] = deque()
         self._wake = trio.Event()
@@ -128,6 +136,37 @@ class StoreAccess:
         self._waiting.append((key, data, checksums))
         self._wake.set()
 
+    async def room(self, size: int) -> None:
+        """Wait until the queue would take `size` more bytes, for whoever would rather wait than lose them."""
+        while self.queued and self.queued + size > self.queue_limit:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+    async def call(self, function: Callable[..., Result], *args: Any, deadline: float = 60.0) -> Result:
+        """A call of the admin's into the store."""
+        return await self._admin.run(function, *args, deadline=deadline)
+
+    async def pin(self, export: str, path: bytes, until: float, files: set[tuple[int, int]]) -> None:
+        """Pin files; later opens below `path` pin theirs."""
+        await self.call(self.store.pin, export, path, until, files)
+        self.pinned = True
+
+    async def opened(self, export: str, path: bytes, identity: tuple[int, int]) -> None:
+        """A file was opened while something is pinned."""
+        try:
+            await self._admin.run(self.store.opened, export, path, identity)
+        except OSError as error:
+            log.debug("a pin could not be extended: %s", error)
+
+    async def verify(self, sample: float, job: Job) -> None:
+        """Check records, reporting to `job`."""
+        records = self.store.verify(sample)
+        while batch := await self.call(_some, records, deadline=600.0):
+            for record in batch:
+                job.done += 1
+                job.bytes += record.size
+                if record.fault:
+                    job.problem(f"{record.tier}/{record.record}: {record.fault}")
+
     def forget_hot(self) -> None:
         """Close every record that is kept open without being sent right now."""
         self._hot.clear()
@@ -137,6 +176,7 @@ class StoreAccess:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._pool.enforce_deadlines)
             nursery.start_soon(self._writers.enforce_deadlines)
+            nursery.start_soon(self._admin.enforce_deadlines)
             nursery.start_soon(self._close_idle)
             for _ in range(2):
                 nursery.start_soon(self._write)
@@ -180,6 +220,11 @@ class StoreAccess:
                 log.debug("not kept on disk: %s", error)
             finally:
                 self.queued -= len(data)
+
+
+def _some(records: Iterator[Verified]) -> list[Verified]:
+    """A few at a time, so that progress shows; blocking, for a thread."""
+    return list(itertools.islice(records, 16))
 
 
 def _intact(record: Record) -> bool:

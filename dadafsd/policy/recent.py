@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
 
 Value = TypeVar("Value")
 
@@ -54,6 +54,15 @@ class Recent(Generic[Value]):
         while self.weight > self.limit:
             _, (_, weight, _) = self._entries.popitem(last=False)
             self.weight -= weight
+
+    def weights(self) -> list[tuple[Any, int]]:
+        """Every key with its weight, oldest first."""
+        return [(key, weight) for key, (_, weight, _) in self._entries.items()]
+
+    def discard_where(self, condition: Callable[[Any], bool]) -> None:
+        """Forget every key that meets the condition."""
+        for key in [key for key in self._entries if condition(key)]:
+            self.discard(key)
 
     def clear(self) -> None:
         """Forget everything."""

@@ -1,0 +1,145 @@
+"""Settings that change while the head runs, some of them for a while only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from dadafs.errors import ExitCode, UserError
+from dadafs.quantity import parse_size
+
+if TYPE_CHECKING:
+    from dadafsd.head import Head
+
+log = logging.getLogger(__name__)
+_TIER_SETTINGS = ("size", "high", "low", "floor")
+
+
+class LiveSettings:
+    """`set`, `set --for` and `reset` of plain settings, and of tiers as `tier.NAME.size`."""
+
+    def __init__(self, head: Head, nursery: trio.Nursery) -> None:
+        self._head = head
+        self._nursery = nursery
+        self._settings = head.config.settings
+        self._apply: dict[str, Callable[[Any], None]] = {
+            "memory": self._memory,
+            "write_queue": self._write_queue,
+            "touches": self._touches,
+            "log_level": logging.getLogger().setLevel,
+        }
+        self._timers: dict[str, trio.CancelScope] = {}
+        self._tiers: dict[str, float] = {}  # what tier settings were at the start
+
+    def rows(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Every effective value with its source, or one. Raises UserError for an unknown name."""
+        rows = [{"name": row.name, "value": row.value, "source": row.source} for row in self._settings.explain()]
+        rows += self._tier_rows()
+        if name is None:
+            return rows
+        chosen = [row for row in rows if row["name"] == name.replace("-", "_")]
+        if not chosen:
+            self._settings.schema.find(name, "get")
+        return chosen
+
+    def change(self, name: str, raw: object, seconds: float | None = None) -> dict[str, Any]:
+        """Change a value, for `seconds` where given. Raises UserError."""
+        if seconds is not None and not seconds > 0:
+            raise UserError("How long must be more than 0 seconds.", ExitCode.USAGE)
+        self._put(name, raw)
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+        if seconds is not None:
+            scope = self._timers[name] = trio.CancelScope(deadline=trio.current_time() + seconds)
+            self._nursery.start_soon(self._fall_back, name, scope)
+        log.info("%s is now %s%s", name, raw, f" for {seconds:g} s" if seconds else "")
+        return self.rows(name)[0]
+
+    def reset(self, name: str) -> dict[str, Any]:
+        """Back to what the configuration says."""
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+        if name.startswith("tier."):
+            if name in self._tiers:
+                self._resize(name, self._tiers.pop(name))
+        else:
+            value = self._settings.reset(name)
+            self._apply.get(name, _nothing)(value)
+        return self.rows(name)[0]
+
+    async def _fall_back(self, name: str, scope: trio.CancelScope) -> None:
+        with scope:
+            await trio.sleep_forever()
+        if self._timers.get(name) is scope:
+            self.reset(name)
+            log.info("%s is what it was again", name)
+
+    def _put(self, name: str, raw: object) -> None:
+        if name.startswith("tier."):
+            before = self._tier_value(name)
+            self._resize(name, raw)
+            self._tiers.setdefault(name, before)
+            return
+        value = self._settings.change(name, raw)
+        self._apply.get(name.replace("-", "_"), _nothing)(value)
+
+    # --- what a change does ---------------------------------------------------------------------------------
+
+    def _memory(self, value: int) -> None:
+        self._head.memory.limit = value
+        self._head.memory.shrink()
+
+    def _write_queue(self, value: int) -> None:
+        if self._head.store is not None:
+            self._head.store.queue_limit = value
+
+    def _touches(self, value: int) -> None:
+        for exported in self._head.exports.values():
+            exported.fragments.admission.touches = value
+
+    # --- tiers ----------------------------------------------------------------------------------------------
+
+    def _tier_rows(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for tier in self._head.store.store.tiers if self._head.store is not None else ():
+            for what in _TIER_SETTINGS:
+                name = f"tier.{tier.name}.{what}"
+                source = "set while running" if name in self._tiers else "configuration"
+                rows.append({"name": name, "value": str(getattr(tier.settings, what)), "source": source})
+        return rows
+
+    def _split(self, name: str) -> tuple[str, str]:
+        parts = name.split(".")
+        tiers = [tier.name for tier in self._head.store.store.tiers] if self._head.store is not None else []
+        if len(parts) != 3 or parts[2] not in _TIER_SETTINGS or parts[1] not in tiers:
+            names = ", ".join(f"tier.{tier}.{{{','.join(_TIER_SETTINGS)}}}" for tier in tiers) or "no tiers"
+            raise UserError(f"Unknown setting {name!r}; of tiers there are: {names}.", ExitCode.USAGE)
+        return parts[1], parts[2]
+
+    def _tier_value(self, name: str) -> float:
+        tier_name, what = self._split(name)
+        assert self._head.store is not None
+        tier = next(tier for tier in self._head.store.store.tiers if tier.name == tier_name)
+        return float(getattr(tier.settings, what))
+
+    def _resize(self, name: str, raw: object) -> None:
+        tier_name, what = self._split(name)
+        try:
+            value: int | float = float(str(raw)) if what in ("high", "low") else parse_size(_size_text(raw))
+        except ValueError as error:
+            raise UserError(f"The setting {name} is wrong: {error}.", ExitCode.USAGE) from None
+        assert self._head.store is not None
+        self._head.store.store.resize(tier_name, **{what: value})
+
+
+def _size_text(raw: object) -> str | int:
+    return int(raw) if isinstance(raw, int | float) else str(raw)
+
+
+def _nothing(_: object) -> None:
+    """A setting that is looked up each time it is used."""

@@ -1,0 +1,198 @@
+"""The admin socket of a running head: every command of docs/admin-socket.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+import trio
+
+from dadafs.wire.messages import Read
+from tests.checklogs import ExpectedLog
+from tests.harness.node import connected
+from tests.harness.processes import HeadProcess, wait_until
+
+MIB = 1 << 20
+#: What a whole fragment takes on disk.
+RECORD = MIB + 4096
+
+
+class Socket:
+    """A client of the admin socket."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def ask(self, command: str, **arguments: object) -> dict[str, Any]:
+        """The reply, which must be a success."""
+        reply = self.try_to(command, **arguments)
+        assert reply["ok"], reply
+        return reply
+
+    def try_to(self, command: str, **arguments: object) -> dict[str, Any]:
+        return self.send(json.dumps({"command": command, **arguments}).encode())
+
+    def send(self, line: bytes) -> dict[str, Any]:
+        with socket.socket(socket.AF_UNIX) as peer, peer.makefile("rwb") as stream:
+            peer.settimeout(60)
+            peer.connect(str(self.path))
+            stream.write(line + b"\n")
+            stream.flush()
+            return dict(json.loads(stream.readline()))
+
+    def finished(self, job: dict[str, Any]) -> dict[str, Any]:
+        """The job once it is over."""
+        wait_until(lambda: self.ask("jobs", job=job["id"])["job"]["state"] != "running", "the job ends")
+        return dict(self.ask("jobs", job=job["id"])["job"])
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    tree = tmp_path / "tree"
+    (tree / "scan").mkdir(parents=True)
+    for number in range(3):
+        (tree / "scan" / f"file{number}").write_bytes(os.urandom(2 * MIB))
+    with h5py.File(tree / "scan" / "master.h5", "w") as master:
+        master["entry/data/data_000001"] = h5py.ExternalLink("../raw/data.h5", "/data")
+        master["entry/data/outside"] = h5py.ExternalLink("../../../outside.h5", "/data")
+    (tree / "raw").mkdir()
+    with h5py.File(tree / "raw" / "data.h5", "w") as data:
+        data["data"] = list(range(10_000))
+    return tree
+
+
+@pytest.fixture
+def head(tmp_path: Path, tree: Path, expected_log: ExpectedLog) -> Iterator[HeadProcess]:
+    time.sleep(0.05)  # older than the margin of timestamps
+    head = HeadProcess(tmp_path / "head", {"data": tree}, options=("--memory", "4MiB"))
+    yield head
+    head.stop()
+    head.check_log(expected_log)
+
+
+@pytest.fixture
+def admin(head: HeadProcess) -> Socket:
+    return Socket(head.admin_socket)
+
+
+def test_only_the_owner_may_connect(head: HeadProcess) -> None:
+    assert stat.S_IMODE(head.admin_socket.stat().st_mode) == 0o600
+
+
+def test_status_counters_and_sessions(head: HeadProcess, admin: Socket) -> None:
+    async def main() -> None:
+        async with connected(head.port, name="node17") as node:
+            opened = await node.open(b"scan/file1")
+            await node.read(Read(opened.handle, opened.attr.version, 0, 0, 16))
+            status = admin.ask("status")
+            assert status["address"] == head.address
+            assert status["sessions"] == 1
+            assert status["exports"][0]["open_files"] == 1
+            assert status["tiers"][0]["state"] == "normal"
+            counters = admin.ask("counters")
+            served = {(row["node"], row["tier"]): row["bytes"] for row in counters["served"]}
+            assert served == {("node17", "origin"): MIB}
+            assert {"export": "data", "what": "reads", "count": 1} in counters["origin"]
+            (session,) = admin.ask("sessions")["sessions"]
+            assert session["node"] == "node17"
+            assert session["handles"] == 1
+            (read,) = admin.ask("recent", path="scan/file1")["reads"]
+            assert read["tier"] == "origin"
+            assert admin.ask("recent", path="scan/file2")["reads"] == []
+
+    trio.run(main)
+    wait_until(lambda: admin.ask("status")["sessions"] == 0, "the session is over")
+
+
+def test_warm_cached_and_evict(admin: Socket) -> None:
+    job = admin.finished(admin.ask("warm", path="/scan/")["job"])
+    assert job["state"] == "done"
+    assert job["bytes"] > 6 * MIB
+    assert job["problems"] == ["../../../outside.h5 lies outside the export"]
+    wait_until(lambda: admin.ask("cached", path="scan")["tiers"]["ssd"] >= 6 * MIB, "all is on disk")
+    cached = admin.ask("cached", path="scan/file0")
+    assert cached["size"] == 2 * MIB
+    assert cached["tiers"]["ssd"] == 2 * RECORD
+    assert admin.ask("cached", path="raw/data.h5")["tiers"]["ssd"] > 0, "what the master file links to"
+    assert admin.ask("evict", path="scan/file0")["evicted"] == 2
+    assert admin.ask("cached", path="scan/file0") == {
+        "ok": True,
+        "files": 1,
+        "size": 2 * MIB,
+        "memory": 0,
+        "tiers": {"ssd": 0},
+    }
+    assert admin.ask("cached", path="scan/file1")["tiers"]["ssd"] == 2 * RECORD
+    assert admin.ask("evict")["evicted"] > 0
+    assert admin.ask("cached", path="")["tiers"]["ssd"] == 0
+
+
+def test_pins(admin: Socket) -> None:
+    reply = admin.ask("pin", path="scan", seconds=3600)
+    assert reply["files"] == 4
+    assert admin.finished(reply["job"])["state"] == "done"
+    (pin,) = admin.ask("pins")["pins"]
+    assert pin["path"] == "scan"
+    assert pin["files"] == 5, "with the data file that the master file links to"
+    admin.ask("unpin", path="scan")
+    assert admin.ask("pins")["pins"] == []
+    assert "not pinned" in admin.try_to("unpin", path="scan")["error"]
+
+
+def test_verify_finds_damage(head: HeadProcess, admin: Socket) -> None:
+    admin.finished(admin.ask("warm", path="scan/file0")["job"])
+    wait_until(lambda: admin.ask("cached", path="scan/file0")["tiers"]["ssd"] == 2 * RECORD, "all is on disk")
+    victim = next(path for path in head.cache_dir.rglob("*") if path.is_file() and path.stat().st_size > MIB)
+    with victim.open("r+b") as file:
+        file.seek(victim.stat().st_size - 1000)
+        file.write(b"damage")
+    job = admin.finished(admin.ask("verify")["job"])
+    assert job["done"] == 2
+    assert len(job["problems"]) == 1
+    assert admin.ask("cached", path="scan/file0")["tiers"]["ssd"] == RECORD
+
+
+def test_settings_live(admin: Socket) -> None:
+    def value(name: str) -> str:
+        return str(admin.ask("get", name=name)["settings"][0]["value"])
+
+    assert admin.ask("set", name="memory", value="1MiB")["setting"]["value"] == "1MiB"
+    assert admin.ask("status")["memory"]["limit"] == MIB
+    admin.ask("reset", name="memory")
+    assert admin.ask("status")["memory"]["limit"] == 4 * MIB
+    admin.ask("set", name="tier.ssd.size", value="64MiB", seconds=0.2)
+    assert value("tier.ssd.size") == str(64 * MIB)
+    wait_until(lambda: value("tier.ssd.size") == str(256 * MIB), "it falls back by itself")
+    assert "cannot be changed" in admin.try_to("set", name="listen", value="x")["error"]
+    assert "Unknown setting" in admin.try_to("set", name="memroy", value="1MiB")["error"]
+    assert "Unknown setting" in admin.try_to("set", name="tier.hdd.size", value="1GiB")["error"]
+    assert not admin.try_to("set", name="memory", value="lots")["ok"]
+
+
+def test_mistakes_are_answered(admin: Socket) -> None:
+    assert "not JSON" in admin.send(b"{")["error"]
+    assert "JSON object" in admin.send(b"[1]")["error"]
+    assert "no command" in admin.try_to("explode")["error"]
+    assert "no export 'other'" in admin.try_to("cached", export="other", path="x")["error"]
+    assert "No such file" in admin.try_to("cached", path="missing")["error"]
+    assert "Not a path" in admin.try_to("cached", path="../etc")["error"]
+    assert "no job 99" in admin.try_to("jobs", job=99)["error"]
+
+
+def test_bundle_and_drain(head: HeadProcess, admin: Socket) -> None:
+    bundle = admin.ask("bundle")
+    assert "task" in bundle["tasks"]
+    assert "MainThread" in bundle["threads"]
+    admin.ask("drain")
+    assert head.process.wait(60) == 0
+    assert re.search("draining", head.text())
+    assert not head.admin_socket.exists()
