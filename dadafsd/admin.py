@@ -168,7 +168,7 @@ class Admin:
         """Forget the cached fragments of `path` (and below), of an `export`, or all."""
         store = self._head.store
         export, identities = None, None
-        if "export" in request:
+        if "export" in request or "path" in request:
             exported = self._exported(request)
             export = exported.name
             if _path(request):

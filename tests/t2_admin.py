@@ -148,7 +148,8 @@ def test_pins(admin: Socket) -> None:
     assert "not pinned" in admin.try_to("unpin", path="scan")["error"]
 
 
-def test_verify_finds_damage(head: HeadProcess, admin: Socket) -> None:
+def test_verify_finds_damage(head: HeadProcess, admin: Socket, expected_log: ExpectedLog) -> None:
+    expected_log.add("1 damaged block")
     admin.finished(admin.ask("warm", path="scan/file0")["job"])
     wait_until(lambda: admin.ask("cached", path="scan/file0")["tiers"]["ssd"] == 2 * RECORD, "all is on disk")
     victim = next(path for path in head.cache_dir.rglob("*") if path.is_file() and path.stat().st_size > MIB)
