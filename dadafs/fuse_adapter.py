@@ -12,13 +12,16 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-import pyfuse3
 import trio
+
+from dadafs.native import fuse_session  # isort: skip - in front of pyfuse3, which calls into it
+import pyfuse3  # isort: skip
 
 from dadafs.counters import Counters
 from dadafs.explain import Explainer
 from dadafs.guard import Guard, guarded
 from dadafs.kernel_cache import Told
+from dadafs.kernel_tuning import CONGESTION_THRESHOLD, MAX_BACKGROUND
 from dadafs.node import ROOT_ID
 from dadafs.operations import Operations
 from dadafs.virtual_files import VirtualFiles
@@ -329,12 +332,19 @@ def _entry(entry: pyfuse3.EntryAttributes, told: Told) -> pyfuse3.EntryAttribute
 
 def mount(adapter: FuseAdapter, mountpoint: str, options: Iterable[str]) -> None:
     """Mount; from now on the kernel sends requests. Raises RuntimeError where it cannot."""
+    if fuse_session is not None:
+        fuse_session.configure(MAX_BACKGROUND, CONGESTION_THRESHOLD)
     pyfuse3.init(adapter, mountpoint, set(options))
+
+
+def negotiated() -> dict[str, object]:
+    """What was agreed with the kernel beyond pyfuse3's own; empty where the compiled part had no say."""
+    return dict((fuse_session and fuse_session.negotiated()) or {})
 
 
 async def serve() -> None:
     """Answer requests until the file system is unmounted or `stop` is called."""
-    await pyfuse3.main(min_tasks=2, max_tasks=64)
+    await pyfuse3.main(min_tasks=2, max_tasks=256)
 
 
 def stop() -> None:

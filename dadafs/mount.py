@@ -222,6 +222,7 @@ class MountProcess:
             port=target.port,
             export=target.export,
             key_file=self._options.key_file,
+            tls=self._options.tls,
             freshness=settings["freshness"],
             lease=settings["lease"],
             retry=settings["retry"],
@@ -271,6 +272,7 @@ class MountProcess:
             "read_ahead_kb": kernel.read_ahead_kb,
             "max_background": kernel.max_background,
             "congestion_threshold": kernel.congestion_threshold,
+            "parallel_lookups": bool(fuse_adapter.negotiated().get("parallel_dirops", False)),
             "refused": list(kernel.refused),
         }
 

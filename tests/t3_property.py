@@ -42,14 +42,14 @@ def _look(path: Path) -> tuple[Any, ...]:
     """What a program can see of `path` without reading contents, comparable between tree and mount."""
     try:
         found = path.lstat()
+        seen = (stat.S_IFMT(found.st_mode), stat.S_IMODE(found.st_mode), found.st_nlink, found.st_mtime_ns)
+        if stat.S_ISLNK(found.st_mode):
+            return (*seen, os.readlink(path))
+        if stat.S_ISDIR(found.st_mode):
+            return (*seen, tuple(sorted(os.listdir(path))))
+        return (*seen, found.st_size)
     except OSError as exc:
         return ("error", exc.errno)
-    seen = (stat.S_IFMT(found.st_mode), stat.S_IMODE(found.st_mode), found.st_nlink, found.st_mtime_ns)
-    if stat.S_ISLNK(found.st_mode):
-        return (*seen, os.readlink(path))
-    if stat.S_ISDIR(found.st_mode):
-        return (*seen, tuple(sorted(os.listdir(path))))
-    return (*seen, found.st_size)
 
 
 def _read(path: Path) -> tuple[Any, ...]:
@@ -147,10 +147,10 @@ class Tree(RuleBasedStateMachine):
         with contextlib.suppress(OSError):
             self._path(where, name).mkdir()
 
-    @rule(where=where, name=name, target=name)
-    def symlink(self, where: str, name: str, target: str) -> None:
+    @rule(where=where, name=name, to=name)
+    def symlink(self, where: str, name: str, to: str) -> None:
         with contextlib.suppress(OSError):
-            self._path(where, name).symlink_to(target)
+            self._path(where, name).symlink_to(to)
 
     @rule(where=where, name=name, other=name)
     def hard_link(self, where: str, name: str, other: str) -> None:

@@ -1,0 +1,160 @@
+/* What pyfuse3 cannot say when a FUSE connection is negotiated, said for it.
+ *
+ * pyfuse3 fills in the `init` handler itself and offers no way to ask for more than it does. This module defines
+ * `fuse_session_new` in the global symbol scope; loaded before pyfuse3, it is the one that pyfuse3 calls. It passes
+ * everything on to libfuse, with an `init` that first calls pyfuse3's own and then adds:
+ *
+ * - FUSE_CAP_PARALLEL_DIROPS: without it the kernel lets the lookups of one directory take turns, and one lookup that
+ *   waits for a head that is away keeps every other process waiting in D state behind it. libfuse 3.14 (Debian 12,
+ *   Ubuntu 24.04) takes the wish and does not pass it on to the kernel, so the flag is also set in the reply itself, on
+ *   its way through libfuse's own hook for custom I/O;
+ * - max_background and congestion_threshold, which could otherwise be raised by root only, after mounting.
+ *
+ * Where pyfuse3 was built against a libfuse whose session constructor has another name, it is simply not called, and
+ * `negotiated()` says so by returning None.
+ */
+#define PY_SSIZE_T_CLEAN
+#define _GNU_SOURCE
+#include <Python.h>
+
+#define FUSE_USE_VERSION 30
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <fuse_lowlevel.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define KERNEL_PARALLEL_DIROPS (1u << 18) /* FUSE_PARALLEL_DIROPS in linux/fuse.h */
+#define LIBFUSE_PASSES_IT_ON 317          /* from this version on libfuse needs no help */
+
+static void (*inner_init)(void *userdata, struct fuse_conn_info *conn);
+static unsigned wanted_background;
+static unsigned wanted_congestion;
+static int reply_to_mend; /* the next reply is the one to FUSE_INIT */
+static struct {
+    int done;
+    unsigned capable, want, background, congestion;
+} result;
+
+static void init_with_more(void *userdata, struct fuse_conn_info *conn)
+{
+    if (inner_init)
+        inner_init(userdata, conn);
+    if (conn->capable & FUSE_CAP_PARALLEL_DIROPS)
+        conn->want |= FUSE_CAP_PARALLEL_DIROPS;
+    if (wanted_background) {
+        conn->max_background = wanted_background;
+        conn->congestion_threshold = wanted_congestion;
+    }
+    reply_to_mend = (conn->want & FUSE_CAP_PARALLEL_DIROPS) != 0;
+    result.done = 1;
+    result.capable = conn->capable;
+    result.want = conn->want;
+    result.background = conn->max_background;
+    result.congestion = conn->congestion_threshold;
+}
+
+/* Laid out as libfuse's fuse_custom_io, which older headers do not have. */
+struct custom_io {
+    ssize_t (*writev)(int fd, struct iovec *iov, int count, void *userdata);
+    ssize_t (*read)(int fd, void *buf, size_t len, void *userdata);
+    void *splice_receive, *splice_send;
+};
+
+static ssize_t mending_writev(int fd, struct iovec *iov, int count, void *userdata)
+{
+    (void)userdata;
+    if (reply_to_mend) {
+        /* fuse_out_header, then fuse_init_out: major, minor, max_readahead, flags */
+        if (count == 2 && iov[1].iov_len >= 4 * sizeof(uint32_t))
+            ((uint32_t *)iov[1].iov_base)[3] |= KERNEL_PARALLEL_DIROPS;
+        reply_to_mend = 0;
+    }
+    return writev(fd, iov, count);
+}
+
+static ssize_t plain_read(int fd, void *buf, size_t len, void *userdata)
+{
+    (void)userdata;
+    return read(fd, buf, len);
+}
+
+typedef int custom_io_fn(struct fuse_session *, const struct custom_io *, int);
+typedef int version_fn(void);
+
+/* Route the session's replies through `mending_writev`; the mount replaces the descriptor given here. */
+static void mend_replies(void *libfuse, struct fuse_session *session)
+{
+    static const struct custom_io io = {mending_writev, plain_read, NULL, NULL};
+    custom_io_fn *set_io;
+    version_fn *version;
+    int placeholder;
+
+    *(void **)&set_io = dlsym(libfuse, "fuse_session_custom_io");
+    *(void **)&version = dlsym(libfuse, "fuse_version");
+    if (!session || !set_io || !version || version() >= LIBFUSE_PASSES_IT_ON)
+        return;
+    placeholder = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (placeholder >= 0 && set_io(session, &io, placeholder) != 0)
+        close(placeholder);
+}
+
+typedef struct fuse_session *session_new_fn(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t, void *);
+
+__attribute__((visibility("default"))) struct fuse_session *
+fuse_session_new(struct fuse_args *args, const struct fuse_lowlevel_ops *op, size_t op_size, void *userdata)
+{
+    struct fuse_lowlevel_ops mine;
+    void *libfuse = dlopen("libfuse3.so.3", RTLD_LAZY | RTLD_NOLOAD);
+    struct fuse_session *session;
+    session_new_fn *real = NULL;
+
+    if (libfuse)
+        *(void **)&real = dlsym(libfuse, "fuse_session_new");
+    if (!real)
+        return NULL;
+    if (op_size > sizeof mine) /* made for a newer libfuse than we know: leave it alone */
+        return real(args, op, op_size, userdata);
+    memset(&mine, 0, sizeof mine);
+    memcpy(&mine, op, op_size);
+    inner_init = mine.init;
+    mine.init = init_with_more;
+    memset(&result, 0, sizeof result);
+    session = real(args, &mine, op_size, userdata);
+    mend_replies(libfuse, session);
+    return session;
+}
+
+static PyObject *configure(PyObject *self, PyObject *args)
+{
+    (void)self;
+    if (!PyArg_ParseTuple(args, "II", &wanted_background, &wanted_congestion))
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *negotiated(PyObject *self, PyObject *args)
+{
+    (void)self;
+    (void)args;
+    if (!result.done)
+        Py_RETURN_NONE;
+    return Py_BuildValue("{s:N,s:I,s:I}", "parallel_dirops",
+                         PyBool_FromLong((result.want & FUSE_CAP_PARALLEL_DIROPS) != 0), "max_background",
+                         result.background, "congestion_threshold", result.congestion);
+}
+
+static PyMethodDef methods[] = {
+    {"configure", configure, METH_VARARGS,
+     "configure(max_background, congestion_threshold): ask for these at the next mount; 0 leaves libfuse's own."},
+    {"negotiated", negotiated, METH_NOARGS, "What the last session asked for, or None where none was negotiated."},
+    {NULL, NULL, 0, NULL}};
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_dadafs_fuse", NULL, -1, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__dadafs_fuse(void)
+{
+    return PyModule_Create(&module);
+}
