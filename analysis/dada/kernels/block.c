@@ -6,11 +6,16 @@
 
 static void widen(const uint8_t *data, unsigned element, size_t n, uint32_t *values)
 {
-    for (size_t i = 0; i < n; i++) {
-        uint32_t value = 0;
-        for (unsigned byte = 0; byte < element; byte++)
-            value |= (uint32_t)data[i * element + byte] << (8 * byte);
-        values[i] = value;
+    if (element == 1) {
+        for (size_t i = 0; i < n; i++)
+            values[i] = data[i];
+    } else if (element == 2) {
+        for (size_t i = 0; i < n; i++)
+            values[i] = (uint32_t)(data[2 * i] | data[2 * i + 1] << 8);
+    } else {
+        for (size_t i = 0; i < n; i++)
+            values[i] = data[4 * i] | (uint32_t)data[4 * i + 1] << 8 | (uint32_t)data[4 * i + 2] << 16 |
+                        (uint32_t)data[4 * i + 3] << 24;
     }
 }
 

@@ -141,3 +141,27 @@ static inline void add_lanes_plain(const uint16_t *cells, uint16_t (*values)[TIL
             count[l] += values[l][i];
     }
 }
+
+static inline int64_t keep_valid_plain(const uint32_t *values, const uint64_t *valid, size_t n, uint16_t *out)
+{
+    uint32_t largest = 0;
+    uint64_t any = 0;
+    for (size_t w = 0; w < (n + 63) / 64; w++) {
+        size_t end = n - 64 * w < 64 ? n - 64 * w : 64;
+        any |= valid[w];
+        for (size_t i = 0; i < end; i++) {
+            uint32_t value = values[64 * w + i] & -(uint32_t)(valid[w] >> i & 1);
+            out[64 * w + i] = (uint16_t)value;
+            largest = value > largest ? value : largest;
+        }
+    }
+    return any ? (int64_t)largest : -1;
+}
+
+static inline uint64_t value_common_plain(const uint16_t *values, const uint8_t *mask, size_t n)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += values[i] & -(uint32_t)(mask[i / 8] >> (i % 8) & 1);
+    return sum;
+}

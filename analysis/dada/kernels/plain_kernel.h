@@ -41,3 +41,13 @@ static void add_lanes(const uint16_t *cells, uint16_t (*values)[TILE + 64], size
 {
     add_lanes_plain(cells, values, n, counts);
 }
+
+static int64_t keep_valid(const uint32_t *values, const uint64_t *valid, size_t n, uint16_t *out)
+{
+    return keep_valid_plain(values, valid, n, out);
+}
+
+static uint64_t value_common(const uint16_t *values, const uint8_t *mask, size_t n)
+{
+    return value_common_plain(values, mask, n);
+}

@@ -10,6 +10,9 @@
  *   void planes_to_values(planes, stride, valid, n, top, values)   16-bit values of all pixels, 0 where not valid
  *   void value_moments(values, n, rows, sums)             LocalSums of n values
  *   void add_lanes(cells, values, n, counts)              counts[cells[i]][l] += values[l][i] for all lanes l
+ *   int64_t keep_valid(values, valid, n, out)             out = valid values as 16 bits, others 0; returns the largest valid
+ *                                                         one (also where it needs more bits), -1 without any
+ *   uint64_t value_common(values, mask, n)                sum of the values whose bit in mask is set
  *   uint64_t plane_common(bits, mask, words)              how many bits of bits AND mask are set
  *
  * A sparse tile becomes one list of positions, a pixel with value v in it v times; what follows are straight loops over
@@ -60,6 +63,8 @@ static void planes_to_values(const uint8_t *planes, size_t stride, const uint64_
                              uint16_t *values);
 static void value_moments(const uint16_t *values, size_t n, const Rows *rows, LocalSums *sums);
 static uint64_t plane_common(const uint64_t *bits, const uint8_t *mask, size_t words);
+static int64_t keep_valid(const uint32_t *values, const uint64_t *valid, size_t n, uint16_t *out);
+static uint64_t value_common(const uint16_t *values, const uint8_t *mask, size_t n);
 static void add_lanes(const uint16_t *cells, uint16_t (*values)[TILE + 64], size_t n, uint32_t *counts);
 
 static const uint8_t *plane(const Tile *tile, int k)
@@ -155,9 +160,12 @@ static void find_maximum(const Tile *tile)
         tile->sums->maximum = largest;
 }
 
+/* Without moments all pixels count as one row. */
 static void find_rows(Tile *tile)
 {
     const Plan *plan = tile->plan;
+    if (!plan->moments)
+        return;
     size_t x = tile->first % plan->n_columns;
     tile->rows = (Rows){.y = tile->first / plan->n_columns, .x = (int32_t)x - plan->middle,
                         .columns = (int32_t)plan->n_columns};
@@ -280,18 +288,25 @@ static uint16_t *pending_values(const Tile *tile)
     return pending->values[sums->lane];
 }
 
-static void add_dense(const Tile *tile)
+/* Sum and moments of the tile's values; returns the sum. */
+static uint64_t add_value_moments(const Tile *tile, const uint16_t *values)
 {
-    uint16_t own[TILE + 64];
-    bool together = tile->plan->cells && tile->sums->pending;
-    uint16_t *values = together ? pending_values(tile) : own;
-    planes_to_values(tile->planes, tile->stride, tile->valid, tile->n, tile->top, values);
     LocalSums local = {0};
     value_moments(values, tile->n, &tile->rows, &local);
     if (tile->plan->moments)
         add_local(tile, &local, 0);
     else
         tile->sums->sum += (u128)local.n;
+    return (uint64_t)local.n;
+}
+
+static void add_dense(const Tile *tile)
+{
+    uint16_t own[TILE + 64];
+    bool together = tile->plan->cells && tile->sums->pending;
+    uint16_t *values = together ? pending_values(tile) : own;
+    planes_to_values(tile->planes, tile->stride, tile->valid, tile->n, tile->top, values);
+    add_value_moments(tile, values);
     if (tile->plan->cells && !together)
         add_values_to_cells(tile->plan->cells + tile->first, values, tile->n, tile->sums->cells);
 }
@@ -372,6 +387,12 @@ static void add_counts(Tile *tile)
         add_rois(tile);
 }
 
+/* Whether the rows of a tile fit into Rows, and its columns into 16 bits. */
+static bool few_rows(const Plan *plan, size_t n)
+{
+    return !plan->moments || (plan->n_columns <= MAX_COLUMNS && n / plan->n_columns < MAX_STARTS);
+}
+
 static void add_planes(const Plan *plan, const uint8_t *planes, size_t stride, size_t first, size_t n,
                        FrameSums *sums)
 {
@@ -390,12 +411,52 @@ static void add_planes(const Plan *plan, const uint8_t *planes, size_t stride, s
         find_maximum(&tile);
     if (tile.top < 0)
         return;
-    if (plan->moments) {
-        if (plan->n_columns > MAX_COLUMNS || n / plan->n_columns >= MAX_STARTS) {
-            add_plainly(&tile);
+    if (!few_rows(plan, n)) {
+        add_plainly(&tile);
+        return;
+    }
+    find_rows(&tile);
+    add_counts(&tile);
+}
+
+/* Sums of a tile of 16-bit values. */
+static void add_valid_values(const Tile *tile, const uint16_t *values)
+{
+    const Plan *plan = tile->plan;
+    uint64_t total = add_value_moments(tile, values);
+    if (plan->cells) {
+        reserve_cells(tile, total);
+        if (tile->sums->pending)
+            memcpy(pending_values(tile), values, tile->n * sizeof *values);
+        else
+            add_values_to_cells(plan->cells + tile->first, values, tile->n, tile->sums->cells);
+    }
+    if (!plan->n_rois || plan->cells_hold_rois)
+        return;
+    uint64_t present = plan->tile_rois[tile->first / TILE] | plan->tile_rois[(tile->first + tile->n - 1) / TILE];
+    for (size_t r = 0; r < plan->n_rois; r++)
+        if (present >> (r % 64) & 1)
+            tile->sums->rois[r] +=
+                (int64_t)value_common(values, plan->rois + r * plan->bit_stride + tile->first / 8, tile->n);
+}
+
+static void add_values(const Plan *plan, uint32_t *values, size_t first, size_t n, FrameSums *sums)
+{
+    uint16_t kept[TILE + 64];
+    Tile tile = {.plan = plan, .first = first, .n = n, .words = (n + 63) / 64, .sums = sums};
+    if (first % 8 == 0 && few_rows(plan, n)) {
+        if (!load_valid(&tile))
+            return;
+        int64_t largest = keep_valid(values, tile.valid, n, kept);
+        if (largest < (int64_t)plan->cut && largest < 1 << VALUE_PLANES) {
+            if (largest > sums->maximum)
+                sums->maximum = largest;
+            if (largest > 0) {
+                find_rows(&tile);
+                add_valid_values(&tile, kept);
+            }
             return;
         }
-        find_rows(&tile);
     }
-    add_counts(&tile);
+    tile_add_values(plan, values, first, n, sums);
 }

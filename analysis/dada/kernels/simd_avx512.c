@@ -262,4 +262,33 @@ static void add_lanes(const uint16_t *cells, uint16_t (*values)[TILE + 64], size
             counts[(size_t)cells[i] * LANES + l] += values[l][i];
 }
 
-const Kernel kernel_avx512 = {"avx512", add_planes, tile_add_values, add_pending};
+static int64_t keep_valid(const uint32_t *values, const uint64_t *valid, size_t n, uint16_t *out)
+{
+    __m512i largest = _mm512_setzero_si512();
+    uint64_t any = 0;
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 keep = (__mmask16)(valid[i / 64] >> (i % 64));
+        __m512i value = _mm512_maskz_loadu_epi32(keep, values + i);
+        largest = _mm512_max_epu32(largest, value);
+        _mm256_storeu_si256((__m256i *)(out + i), _mm512_cvtepi32_epi16(value));
+        any |= keep;
+    }
+    return any ? (int64_t)(uint32_t)_mm512_reduce_max_epu32(largest) : -1;
+}
+
+/* At most TILE / 32 = 128 steps of values below 4096. */
+static uint64_t value_common(const uint16_t *values, const uint8_t *mask, size_t n)
+{
+    const __m512i one = _mm512_set1_epi16(1);
+    __m512i sum = _mm512_setzero_si512();
+    for (size_t i = 0; i < n; i += 32) {
+        uint32_t bits;
+        memcpy(&bits, mask + i / 8, 4);
+        if (n - i < 32)
+            bits &= (1U << (n - i)) - 1;
+        sum = _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maskz_loadu_epi16(bits, values + i), one));
+    }
+    return (uint64_t)sum_epu32(sum);
+}
+
+const Kernel kernel_avx512 = {"avx512", add_planes, add_values, add_pending};
