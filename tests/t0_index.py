@@ -182,13 +182,18 @@ def test_the_table_grows_and_is_built_in_bulk_to_the_same() -> None:
 
 
 def test_a_ring_keeps_its_order_over_wraps_holes_and_packing() -> None:
-    ring, model, next_key = EntryRing(), [], 1
+    ring, next_key = EntryRing(), 1
+    model: list[int] = []
     chance = random.Random(5)
     for _ in range(20_000):
         draw = chance.random()
         if draw < 0.55:
             if ring.wants_packing:
                 ring.pack()
+            if ring.full:
+                before = ring.slots()
+                first, shift = ring.grow()
+                assert ring.slots().tolist() == [slot + shift * (slot >= first) for slot in before.tolist()]
             ring.push(next_key, 0, 7)
             model.append(next_key)
             next_key += 1
@@ -292,5 +297,13 @@ def test_a_growing_index_stays_below_32_bytes_a_fragment_at_every_size() -> None
     index = FragmentIndex()
     for number in range(300_000):
         index.insert(spread(number), 7, 257, 0)
+        if number % 10 == 0:
+            index.touch(spread(number - 500))
+            index.touch(spread(number - 500))
+        if number % 5 == 0:
+            index.evict(nothing_pinned)
         if number > 20_000 and number % 1000 == 0:
             assert index.nbytes <= 32 * len(index)
+    keys = {victim.key for _ in range(len(index)) if (victim := index.evict(nothing_pinned))}
+    assert len(keys) == 240_000
+    assert (len(index), index.units) == (0, 0)

@@ -79,7 +79,7 @@ def test_the_floor_is_left_free(tmp_path: Path) -> None:
 def test_starting_on_a_full_disk_is_refused_in_one_sentence_unless_we_can_evict(tmp_path: Path) -> None:
     with loop_disk(tmp_path, "ext4", 24 * MIB) as disk:
         others = fill(disk)
-        with pytest.raises(UserError, match=r"full disk|not usable \(No space left") as caught:
+        with pytest.raises(UserError, match="full disk") as caught:
             FragmentStore.open([TierSettings(disk.path, 12 * MIB)])
         assert caught.value.exit_code == ExitCode.CACHE
         others.unlink()

@@ -26,7 +26,7 @@ TICK = 1.0  # seconds between rounds
 SNAPSHOT_INTERVAL = 600.0
 SNAPSHOT_FILE = "index"
 _SCAN_PAUSE = 0.005  # seconds of rest after each directory that the scan read
-_SCAN_STRIDE = 64  # unknown records read between two rests
+_SCAN_STRIDE = 64  # records looked at between two rests
 
 
 class Housekeeper:
@@ -152,7 +152,9 @@ class Housekeeper:
 
     def _forget(self, digests: list[int]) -> None:
         """Entries without a record - unless it came since the directory was read."""
-        for digest in digests:
+        for number, digest in enumerate(digests):
+            if number % _SCAN_STRIDE == _SCAN_STRIDE - 1 and self._stopping.wait(_SCAN_PAUSE):
+                return
             if not self.tier.files.has_record(digest):
                 self.tier.forget(digest)
 

@@ -146,10 +146,23 @@ class FragmentIndex:
         ring = self._main if main else self._small
         if ring.wants_packing:
             self._pack(ring)
+        if ring.full:
+            self._grow(ring)
         slot = ring.push(key, file, info)
         self._table.put(key, slot | _MAIN if main else slot)
         if not main:
             self._small_units += info & _UNITS
+
+    def _grow(self, ring: EntryRing) -> None:
+        flag = np.uint32(_MAIN if ring is self._main else 0)
+        first, shift = ring.grow()
+
+        def change(positions: Positions) -> Positions:
+            moved = ((positions & np.uint32(_MAIN)) == flag) & ((positions ^ flag) >= first)
+            positions[moved] += np.uint32(shift)
+            return positions
+
+        self._table.remap(change)
 
     def _pack(self, ring: EntryRing) -> None:
         flag = np.uint32(_MAIN if ring is self._main else 0)

@@ -15,6 +15,7 @@ Entries = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32], npt.NDArray[np.u
 
 _LEAST = 1024
 _GROWTH = 8  # a full ring grows by one part in this many
+_CHUNK = 1 << 16
 
 
 class EntryRing:
@@ -41,9 +42,14 @@ class EntryRing:
         return len(self.keys) * 16
 
     @property
+    def full(self) -> bool:
+        """Whether `grow` or `pack` must come before the next `push`."""
+        return self.used == len(self.keys)
+
+    @property
     def wants_packing(self) -> bool:
-        """Whether `pack` must come before the next `push`, or is worth its while because of the holes."""
-        return self.used == len(self.keys) or self.holes > 1024 + len(self)
+        """Whether holes take more room than entries."""
+        return self.holes > 1024 + len(self)
 
     def push(self, key: int, file: int, info: int) -> int:
         """Append an entry (`info` not 0) and return its slot; the ring must not be full."""
@@ -87,6 +93,20 @@ class EntryRing:
             np.frombuffer(self.files, dtype=np.uint32)[slots],
             np.frombuffer(self.infos, dtype=np.uint32)[slots],
         )
+
+    def grow(self) -> tuple[int, int]:
+        """Make room for one part in eight more, in place; (first, shift): slots from `first` on moved up by `shift`."""
+        capacity, first = len(self.keys), self.head or len(self.keys)
+        shift = capacity // _GROWTH
+        for values in (self.keys, self.files, self.infos):
+            values.frombytes(bytes(shift * values.itemsize))
+            view = np.frombuffer(values, dtype=f"u{values.itemsize}")
+            for end in range(capacity, first, -_CHUNK):  # from behind, in pieces that do not overlap themselves
+                start = max(first, end - _CHUNK)
+                view[start + shift : end + shift] = view[start:end].copy()
+            view[first : first + shift] = 0
+        self.head += shift if self.head else 0
+        return first, shift
 
     def pack(self) -> npt.NDArray[np.uint32]:
         """Close the holes and make room for one part in eight more; the new slot of each old slot is returned."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from xxhash import xxh3_64_intdigest
 
 from dadafs.errors import ExitCode, UserError
+from dadafs.quantity import format_size
 from dadafsd.store.admission import Admission
 from dadafsd.store.counts import TierCounts
 from dadafsd.store.files import DirectoryInUse, TierFiles
@@ -25,7 +26,7 @@ from dadafsd.store.housekeeper import Housekeeper, with_changes
 from dadafsd.store.pins import Identity, Pin, Pins
 from dadafsd.store.record import FragmentKey, Stored, file_mark
 from dadafsd.store.settings import TierSettings
-from dadafsd.store.tier import Buffer, Tier
+from dadafsd.store.tier import NO_SPACE, Buffer, Tier
 from dadafsd.store.verify import Verified, verify_tier
 
 _LEAST_FREE = 1024 * 1024
@@ -228,6 +229,8 @@ def _open_files(settings: TierSettings) -> TierFiles:
             ExitCode.CACHE,
         ) from None
     except OSError as error:
+        if error.errno in NO_SPACE:
+            raise _full(directory) from error
         raise UserError(
             f"The cache directory {directory} is not usable ({error.strerror or error}):"
             " make it writable for dadafsd, or choose another directory.",
@@ -240,11 +243,14 @@ def _check_space(tier: Tier) -> None:
     floor = max(tier.settings.floor, _LEAST_FREE)
     if tier.files.free() >= floor or len(tier.index) or tier.files.has_any_record():
         return
-    directory = tier.files.directory
     tier.files.close()
-    raise UserError(
-        f"The cache directory {directory} is on a full disk (less than {floor} bytes are free, and nothing of"
-        " the cache is there to evict): free some space, or choose another directory.",
+    raise _full(tier.files.directory, f" (less than {format_size(floor)} are free)")
+
+
+def _full(directory: Path, detail: str = "") -> UserError:
+    return UserError(
+        f"The cache directory {directory} is on a full disk{detail}, and nothing of the cache is there to evict:"
+        " free some space, or choose another directory.",
         ExitCode.CACHE,
     )
 
@@ -269,5 +275,5 @@ def _status(keeper: Housekeeper) -> TierStatus:
         floor=settings.floor,
         scanned=keeper.scanned,
         index_bytes=tier.index.nbytes,
-        counts=tier.counts,
+        counts=tier.totals(),
     )

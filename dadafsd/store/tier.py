@@ -8,6 +8,7 @@ minds about it; the disk decides, and the next lookup or eviction of that record
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -91,6 +92,11 @@ class Tier:
     def used(self) -> int:
         """Bytes on disk that the index knows of, headers included."""
         return self.index.units * UNIT
+
+    def totals(self) -> TierCounts:
+        """A copy of the counts, all of one moment."""
+        with self._lock:
+            return dataclasses.replace(self.counts, refused=dict(self.counts.refused))
 
     # --- reading -----------------------------------------------------------------------------------------------
 
