@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dadafs.errors import ExitCode, UserError
 from dadafs.settings import Kind, Schema, Setting, Settings, existing, load
+from dadafs.wire.tls import TlsFiles, tls_files
 
 DEFAULT_PORT = 7070
 CONFIG_FILE = Path("/etc/dadafs/dadafs.toml")
@@ -25,6 +26,9 @@ SCHEMA = Schema(
         Setting("allow_other", Kind.BOOL, False, "let other users in; the kernel then checks permissions"),
         Setting("ram_cache", Kind.SIZE, 128 << 20, "memory for data and metadata", minimum=16 << 20),
         Setting("key_file", Kind.STR, None, f"the key shared with the head (default {KEY_FILE}, if there is one)"),
+        Setting("tls_certificate", Kind.STR, None, "this node's certificate (PEM), instead of a key file"),
+        Setting("tls_key", Kind.STR, None, "its private key (PEM)"),
+        Setting("tls_authority", Kind.STR, None, "who vouches for heads (PEM)"),
         Setting("connections", Kind.INT, 3, "connections for data", minimum=1),
         Setting("metrics", Kind.STR, None, "serve Prometheus metrics at HOST:PORT"),
         Setting("read_ahead", Kind.SIZE, 1 << 20, "the kernel's readahead for this mount", minimum=0),
@@ -92,6 +96,7 @@ class MountOptions:
     settings: Settings
     key_file: Path | None
     foreground: bool = False
+    tls: TlsFiles | None = None
 
     @property
     def patience(self) -> float:
@@ -132,4 +137,5 @@ def resolve(
         settings=settings,
         key_file=Path(key_file).absolute() if key_file else None,
         foreground=foreground,
+        tls=tls_files(settings),
     )

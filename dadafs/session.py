@@ -61,6 +61,7 @@ from dadafs.wire.messages import (
     Xattrs,
     XattrsReply,
 )
+from dadafs.wire.tls import TlsFiles, client_context
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
@@ -94,8 +95,8 @@ class Listed:
 class SessionOptions:
     """Where the head is and how patient the node is; times in seconds.
 
-    `auth` is how to authenticate; without it, with the keys in `key_file`, or not at all. The key file is
-    read again for every connection, so that keys can be rotated under a living mount.
+    `auth` is how to authenticate; without it, with the certificates of `tls`, or the keys in `key_file`, or not
+    at all. These files are read again for every connection, so that they can be renewed under a living mount.
     """
 
     host: str
@@ -110,6 +111,7 @@ class SessionOptions:
     stale_if_offline: bool = False
     data_channels: int = 3
     auth: ClientAuth | None = None
+    tls: TlsFiles | None = None
 
 
 class HeadError(OSError):
@@ -199,6 +201,8 @@ class Session:
     def _credentials(self) -> ClientAuth:
         if self.options.auth is not None:
             return self.options.auth
+        if self.options.tls is not None:
+            return ClientAuth(tls=client_context(*self.options.tls))
         if self.options.key_file is not None:
             return ClientAuth(keys=load_key_file(self.options.key_file))
         return ClientAuth()

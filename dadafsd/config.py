@@ -26,7 +26,12 @@ _EXPORT = [
     Setting("name", Kind.STR, None, "the name nodes mount"),
     Setting("directory", Kind.STR, None, "what is served under it"),
     Setting("fragment_size", Kind.SIZE, DEFAULT_FRAGMENT_SIZE, "unit of caching, a power of two", minimum=BLOCK_SIZE),
-    Setting("nodes", Kind.LIST, [], "address ranges that may mount it, as 10.1.0.0/16; empty: all"),
+    Setting(
+        "nodes",
+        Kind.LIST,
+        [],
+        "who may mount it: address ranges as 10.1.0.0/16, names in certificates as *.lab; empty: all",
+    ),
     Setting("append", Kind.LIST, [], "patterns of files that only grow"),
     Setting("watch", Kind.STR, "auto", "how changes are found", choices=("auto", "inotify", "poll")),
     Setting("watches", Kind.INT, 100_000, "objects watched with inotify at most", minimum=16),
@@ -150,12 +155,18 @@ def _export_options(table: Settings) -> ExportOptions:
         slots=table["slots"],
         deadline=table["deadline"],
         fragment_size=size,
-        nodes=tuple(_network(text, table["name"]) for text in table["nodes"]),
+        nodes=tuple(_network(text, table["name"]) for text in table["nodes"] if _is_address(text)),
+        node_names=tuple(text for text in table["nodes"] if not _is_address(text)),
         append_patterns=tuple(table["append"]),
         watch=table["watch"],
         watches=table["watches"],
         stats_per_second=table["stats_per_second"],
     )
+
+
+def _is_address(text: str) -> bool:
+    """Whether `text` in a node list is meant as an address or a range of them, not as a name in a certificate."""
+    return "/" in text or ":" in text or not any(character.isalpha() or character == "*" for character in text)
 
 
 def _network(text: str, export: str) -> IPv4Network | IPv6Network:

@@ -102,8 +102,10 @@ class NodeConnection:
         if exported is None:
             names = ", ".join(sorted(self._exports))
             return Refused(RefusalCode.UNKNOWN_EXPORT, f"no export {attach.export!r} here; there are: {names}")
-        if not exported.admits(self.peer.address):
-            message = f"{self.peer.address} is not on the node list of export {attach.export}"
+        if not exported.admits(self.peer.address, self.peer.names):
+            message = (
+                f"{' '.join([self.peer.address, *self.peer.names])} is not on the node list of export {attach.export}"
+            )
             return Refused(RefusalCode.NOT_ALLOWED, message)
         if self.is_control != (attach.session == 0):
             return Refused(RefusalCode.UNKNOWN_SESSION, "a control channel opens a session, a data channel joins one")

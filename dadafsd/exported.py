@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 import trio
@@ -37,6 +38,7 @@ class ExportOptions:
     deadline: float = 15.0
     fragment_size: int = 1 << 20
     nodes: tuple[IPv4Network | IPv6Network, ...] = ()
+    node_names: tuple[str, ...] = ()  # patterns for names in certificates
     append_patterns: tuple[str, ...] = ()
     watch: str = "auto"  # or inotify, poll
     watches: int = 100_000  # objects watched with inotify at most
@@ -72,9 +74,11 @@ class Exported:
     def name(self) -> str:
         return self.export.name
 
-    def admits(self, address: str) -> bool:
-        """Whether a node at this address may use the export."""
-        if not self.options.nodes:
+    def admits(self, address: str, names: Sequence[str] = ()) -> bool:
+        """Whether a node at this address, or with one of these names in its certificate, may use the export."""
+        if not self.options.nodes and not self.options.node_names:
+            return True
+        if any(fnmatchcase(name.lower(), pattern.lower()) for name in names for pattern in self.options.node_names):
             return True
         peer = ip_address(address.partition("%")[0])
         mapped = getattr(peer, "ipv4_mapped", None)

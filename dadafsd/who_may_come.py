@@ -7,7 +7,7 @@ import ipaddress
 from dadafs.errors import ExitCode, UserError
 from dadafs.wire.auth import ServerAuth
 from dadafs.wire.keys import load_key_file
-from dadafs.wire.tls import server_context
+from dadafs.wire.tls import server_context, tls_files
 from dadafsd.config import HeadConfig
 
 
@@ -16,10 +16,8 @@ def authentication(config: HeadConfig) -> ServerAuth:
     settings = config.settings
     key_file = config.path("key_file")
     keys = load_key_file(key_file) if key_file else None
-    files = [settings[f"tls_{what}"] for what in ("certificate", "key", "authority")]
-    if any(files) and not all(files):
-        raise UserError("TLS needs all three of tls_certificate, tls_key and tls_authority.", ExitCode.USAGE)
-    tls = server_context(*files) if all(files) else None
+    files = tls_files(settings)
+    tls = server_context(*files) if files else None
     everybody = bool(settings["insecure_no_auth"])
     if not (keys or tls or everybody or is_loopback(config.host)):
         raise UserError(

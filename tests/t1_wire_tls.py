@@ -18,32 +18,12 @@ from dadafs.wire.channel import Channel, ChannelClosed, Frame, PayloadVanished
 from dadafs.wire.client import ConnectFailed
 from dadafs.wire.frame import Kind
 from dadafs.wire.messages import Blocks, Done, Entry, Read, Stat
-from dadafs.wire.tls import TlsChannel, client_context, server_context
+from dadafs.wire.tls import TlsChannel, TlsFiles, client_context, server_context
+from tests.harness.certificates import issue
 from tests.harness.wire import ATTR, RING, attach, calls, run, small_head, until
 
 MIB = 2**20
 READ = Read(1, ATTR.version, 0, 0, 16)
-
-
-@dataclass
-class Files:
-    """PEM files of one certificate."""
-
-    certificate: str
-    key: str
-    authority: str
-
-
-def issue(folder: Path, authority: trustme.CA, *names: str, common_name: str | None = None) -> Files:
-    issued = authority.issue_cert(*names, common_name=common_name)
-    folder.mkdir()
-    files = Files(*(str(folder / name) for name in ("certificate", "key", "authority")))
-    issued.private_key_pem.write_to_path(files.key)
-    os.chmod(files.key, 0o600)
-    for pem in issued.cert_chain_pems:
-        pem.write_to_path(files.certificate, append=True)
-    authority.cert_pem.write_to_path(files.authority)
-    return files
 
 
 @dataclass
@@ -78,7 +58,7 @@ def test_calls_over_tls_and_the_names_of_the_node(site: Site) -> None:
         async with small_head(echo, site.server) as head, calls(head, site.client) as channel:
             assert await channel.call(Stat(b"a")) == Entry(None, b"a")
             (peer,) = head.peers
-            assert (peer.method, peer.names, peer.key_id) == ("tls", ("node01.beamline", "node01"), "")
+            assert (peer.method, peer.names, peer.key_id) == ("tls", ("node01.beamline", "node01"), "node01.beamline")
             buffer = bytearray(MIB)
             async with trio.open_nursery() as nursery:
                 for number in range(20):
@@ -237,7 +217,7 @@ def test_an_older_tls_is_not_spoken(site: Site, tmp_path: Path) -> None:
 
 
 def test_a_private_key_that_others_can_read_is_refused(site: Site, tmp_path: Path) -> None:
-    files = Files(*(str(tmp_path / "node" / name) for name in ("certificate", "key", "authority")))
+    files = TlsFiles(*(str(tmp_path / "node" / name) for name in ("certificate", "key", "authority")))
     os.chmod(files.key, 0o644)
     with pytest.raises(UserError, match="chmod 600") as caught:
         client_context(files.certificate, files.key, files.authority)
@@ -246,7 +226,7 @@ def test_a_private_key_that_others_can_read_is_refused(site: Site, tmp_path: Pat
 
 @pytest.mark.parametrize("broken", ["certificate", "key", "authority"])
 def test_files_that_are_no_certificates(site: Site, tmp_path: Path, broken: str) -> None:
-    files = Files(*(str(tmp_path / "node" / name) for name in ("certificate", "key", "authority")))
+    files = TlsFiles(*(str(tmp_path / "node" / name) for name in ("certificate", "key", "authority")))
     Path(getattr(files, broken)).write_text("nothing of use")
     with pytest.raises(UserError, match="Cannot use the certificate"):
         server_context(files.certificate, files.key, files.authority)

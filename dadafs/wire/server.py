@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import trio
 
-from dadafs.wire.auth import TLS, HeadHandshake, Refusal, ServerAuth
+from dadafs.wire.auth import PSK, TLS, HeadHandshake, Refusal, ServerAuth
 from dadafs.wire.channel import Channel, ChannelClosed, plain_socket
 from dadafs.wire.frame import FROM_NODE, FrameError, Kind
 from dadafs.wire.messages import Hello, Proof, Refused
@@ -30,8 +30,9 @@ LOG_INTERVAL = 10.0
 
 @dataclass(frozen=True)
 class Peer:
-    """An authenticated node. `names` are those in its certificate; without tls, `node` is what it calls
-    itself.
+    """An authenticated node; `node` is what it calls itself.
+
+    `key_id` is what it has proved: the name of its key, or the first of the `names` in its certificate.
     """
 
     node: str
@@ -187,7 +188,7 @@ async def _handshake(channel: Channel, auth: ServerAuth, address: str) -> Peer:
     confirm = handshake.confirm(frame.message)
     await channel.send(Kind.HANDSHAKE, 0, confirm)
     names = tuple(channel.certificate_names()) if isinstance(channel, TlsChannel) else ()
-    key_id = "" if handshake.method in (TLS, "none") else frame.message.key_id
+    key_id = {PSK: frame.message.key_id, TLS: next(iter(names), "")}.get(handshake.method, "")
     return Peer(hello.node, hello.role, address, handshake.version, handshake.method, key_id, names)
 
 

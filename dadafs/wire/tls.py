@@ -10,7 +10,7 @@ import os
 import socket
 import ssl
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, Protocol, cast
 
 import trio
 
@@ -26,6 +26,33 @@ READ_STEP = 256 * 1024
 
 class TlsError(Exception):
     """The TLS handshake failed; the text says why."""
+
+
+class HasSettings(Protocol):
+    """Something that has settings by name."""
+
+    def __getitem__(self, name: str, /) -> object: ...
+
+
+class TlsFiles(NamedTuple):
+    """Paths of PEM files: a certificate, its private key, and the authority that vouches for the other side."""
+
+    certificate: str
+    key: str
+    authority: str
+
+
+def tls_files(settings: HasSettings) -> TlsFiles | None:
+    """The files that the settings `tls_certificate`, `tls_key` and `tls_authority` name, absolute; None without.
+
+    Raises UserError where only some of the three are set.
+    """
+    names = [settings[f"tls_{what}"] for what in ("certificate", "key", "authority")]
+    if not any(names):
+        return None
+    if not all(names):
+        raise UserError("TLS needs all three of tls_certificate, tls_key and tls_authority.", ExitCode.USAGE)
+    return TlsFiles(*(os.path.abspath(str(name)) for name in names))
 
 
 def client_context(certificate: str, key: str, authority: str) -> ssl.SSLContext:
