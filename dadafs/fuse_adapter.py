@@ -21,6 +21,7 @@ from dadafs.counters import Counters
 from dadafs.explain import Explainer
 from dadafs.guard import Guard, guarded
 from dadafs.kernel_cache import Told
+from dadafs.kernel_size import kernel_size
 from dadafs.kernel_tuning import CONGESTION_THRESHOLD, MAX_BACKGROUND
 from dadafs.node import ROOT_ID
 from dadafs.operations import Operations
@@ -81,6 +82,11 @@ class KernelNotices:
         if node_id not in self._looking and self._nursery is not None:
             self._looking.add(node_id)
             self._nursery.start_soon(self._look, node_id, path)
+
+    async def size_of(self, path: bytes) -> int | None:
+        """The size that the kernel has in mind for the file at `path`; None where it does not say."""
+        place = os.path.join(os.fsencode(self._mountpoint), path)
+        return await trio.to_thread.run_sync(kernel_size, place, abandon_on_cancel=True, limiter=self._threads)
 
     async def _look(self, node_id: int, path: bytes) -> None:
         place = os.path.join(os.fsencode(self._mountpoint), path)

@@ -37,6 +37,9 @@ class KernelCache(Protocol):
     async def pages_now(self, node_id: int) -> None:
         """Return when the attributes and pages of `node_id` are forgotten."""
 
+    async def size_of(self, path: bytes) -> int | None:
+        """The size that the kernel has in mind for the file at `path`; None where it does not say."""
+
     def look_again(self, node_id: int, path: bytes) -> None:
         """Make the kernel ask for the attributes of `node_id`, found at `path`, soon."""
 

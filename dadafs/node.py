@@ -29,8 +29,9 @@ class Node:
     """One object that the kernel holds references to.
 
     `links` are the names it was seen under, newest last; `opens` counts open handles. `told` is the state the kernel
-    was last told, `pages` the state that its cached pages belong to: (size, mtime_ns, ctime_ns), None where unknown.
-    `doubtful`: pages were read while the file's times could not prove its state.
+    was last told, `pages` the state that its cached pages belong to, None where unknown. `shrunk_at`: when the kernel
+    was last told of a smaller size, by the session's clock. `doubtful`: pages were read while the file's times could
+    not prove its state.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class Node:
         "lookups",
         "opens",
         "pages",
+        "shrunk_at",
         "told",
         "xattrs",
     )
@@ -54,6 +56,7 @@ class Node:
         self.lookups = 0
         self.opens = 0
         self.doubtful = False
+        self.shrunk_at = float("-inf")
         self.told: State | None = None
         self.pages: State | None = None
         self.xattrs: Xattrs | None = None

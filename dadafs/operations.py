@@ -36,6 +36,9 @@ _READ_ATTEMPTS = 8
 #: How long a read of a file that was cut waits for the kernel to ask for its size, and between two looks, in s.
 _CUT_PATIENCE = 5.0
 _CUT_STEP = 0.002
+#: How long one look may take, and how long after a cut the kernel is asked before a short reply, in s.
+_CUT_LOOK = 0.2
+_CUT_MEMORY = 2.0
 
 _astuple = msgspec.structs.astuple
 
@@ -140,7 +143,7 @@ class Operations:
             return
         if state[0] > told[0] or state[:2] == told[:2]:  # else the kernel does it itself, in the right order
             await self.kernel.pages_now(node.id)
-            node.pages = None
+            node.pages = state
 
     def _advance(self, node: Node, file: RemoteFile, found: Found, attr: Attr) -> None:
         """Tell the open remote file what was learnt about it under one of its names."""
@@ -151,6 +154,8 @@ class Operations:
         ).close()
 
     def _note_told(self, node: Node, attr: Attr) -> None:
+        if node.told is not None and attr.size < node.told[0]:
+            node.shrunk_at = self.session.now()
         node.told = state_of(attr)
 
     def getattr_known(self, node_id: int) -> Told | None:
@@ -290,7 +295,7 @@ class Operations:
         if not stat.S_ISREG(found.attr.mode):
             return None
         file = self._believed_file(node, found, found.attr)
-        if state_of(file.attr) == node.told:
+        if state_of(file.attr) == node.told and file.has_handle:
             return self._opened(node, file)
         file.close()
         return None
@@ -311,7 +316,7 @@ class Operations:
         node = self.tree.node(node_id)
         found = self._believed(node_id, node, self.session.now())
         if found is not None and found.attr is not None and stat.S_ISREG(found.attr.mode):
-            file = self._believed_file(node, found, found.attr)
+            file = await self._open_held(node, self._believed_file(node, found, found.attr))
         else:
             file = await self._open_asking(node)
         node.opens += 1  # it must not be forgotten while the kernel is told
@@ -323,6 +328,22 @@ class Operations:
             raise
         node.opens -= 1
         return self._opened(node, file)
+
+    async def _open_held(self, node: Node, file: RemoteFile) -> RemoteFile:
+        """`file` once the head holds it open too: from then on it can be read whatever happens to its name."""
+        if file.has_handle:
+            return file
+        try:
+            await file.handle(self.session.deadline())
+        except OSError as error:
+            file.close()
+            if error.errno != errno.ESTALE:
+                raise
+            return await self._open_asking(node)  # the belief was wrong: the name is another file's now
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     async def _before_opening(self, node: Node, state: State) -> None:
         """Opening refreshes neither attributes nor, for readers that are there already, pages: both go first."""
@@ -379,29 +400,39 @@ class Operations:
         node, file = opened.node, opened.file
         for _ in range(_READ_ATTEMPTS):
             end = offset + len(data)
-            if node.told is None or end >= min(node.told[0], offset + length):
+            told = node.told
+            believed = told is None or end >= min(told[0], offset + length)
+            if believed and self.session.now() - node.shrunk_at > _CUT_MEMORY:
                 return data
-            if file.size <= end and not await self._tell_of_cut(node, file):
-                break
+            if believed or file.size <= end:
+                if not await self._tell_of_cut(node, file, end):
+                    break
+                if believed:
+                    return data
             data = await self.reader.read(file, opened.streams, offset, length)
         raise OSError(errno.ESTALE, "the file was cut while it was read")
 
-    async def _tell_of_cut(self, node: Node, file: RemoteFile) -> bool:
-        """Make the kernel ask for the size and wait until it was told; False where that takes too long.
+    async def _tell_of_cut(self, node: Node, file: RemoteFile, end: int) -> bool:
+        """Return when the kernel believes that the file ends at `end` or before; False where it never does.
 
-        Nothing can push a size to the kernel. It sets the size before it drops pages, for which it waits for the
-        read that waits here.
+        Nothing can push a size to the kernel: it has to ask. Its reply is taken in by whoever asked, some time after
+        we sent it, so that the kernel itself must say what it believes. It sets the size before it drops pages, for
+        which it waits for the read that waits here.
         """
-        if file.orphaned or not node.links:
-            return False
-        end = self.session.now() + _CUT_PATIENCE
-        while node.told is not None and node.told[0] > file.size:
-            if self.session.now() > end:
+        give_up = self.session.now() + _CUT_PATIENCE
+        while self.session.now() < give_up:
+            if file.orphaned or not node.links:
                 return False
-            self.kernel.look_again(node.id, self.tree.path_of(node.id))
+            path = self.tree.path_of(node.id)
+            if node.told is None or node.told[0] <= end:
+                with trio.move_on_after(_CUT_LOOK):
+                    size = await self.kernel.size_of(path)
+                    if size is None or size <= end:
+                        return True
+            else:
+                self.kernel.look_again(node.id, path)
             await trio.sleep(_CUT_STEP)
-        await trio.sleep(_CUT_STEP)
-        return True
+        return False
 
     def release(self, handle: int) -> None:
         """The handle is closed."""

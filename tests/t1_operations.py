@@ -32,6 +32,7 @@ class FakeKernel:
 
     def __init__(self) -> None:
         self.told: list[tuple[object, ...]] = []
+        self.sizes: list[int] = []
         self.look: Callable[[int], Awaitable[object]] | None = None
 
     def entry(self, parent: int, name: bytes) -> None:
@@ -50,6 +51,10 @@ class FakeKernel:
     async def pages_now(self, node_id: int) -> None:
         await trio.lowlevel.checkpoint()
         self.told.append(("pages now", node_id))
+
+    async def size_of(self, path: bytes) -> int | None:
+        await trio.lowlevel.checkpoint()
+        return self.sizes.pop(0) if self.sizes else None
 
     def look_again(self, node_id: int, path: bytes) -> None:
         self.told.append(("look", node_id))
@@ -316,8 +321,10 @@ async def test_a_cut_is_told_before_a_short_reply(tmp_path: Path) -> None:
         await bench.operations.getattr(node_id)
 
     bench.kernel.look = look
+    bench.kernel.sizes = [100, 100, 10]  # it takes in what it was told only after a while
     assert await bench.operations.read(handle, 0, 100) == b"x" * 10
     assert ("look", node) in bench.kernel.told
+    assert bench.kernel.sizes == []
 
 
 @in_trio
