@@ -7,7 +7,6 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,37 +49,59 @@ class TurnedAway(Exception):
     """
 
 
+class Stranger:
+    """A connection that is not authenticated yet; `reason` says why, if it is turned away."""
+
+    def __init__(self, timeout: float) -> None:
+        self.scope = trio.CancelScope(deadline=trio.current_time() + timeout)
+        self.reason = f"not authenticated within {timeout:g} s"
+
+
 class Doorkeeper:
     """Counts the strangers at the door, and keeps what is logged about them within bounds.
 
-    At most `max_strangers` connections may be unauthenticated at a time, `per_address` of them from one
-    address; and at most one line per `LOG_INTERVAL` seconds is logged about those turned away.
+    At most `max_strangers` connections may be unauthenticated at a time, `per_address` of them from one address.
+    Beyond that whoever waits longest has to go, from the address that most wait from: a node needs but a moment, so
+    that a crowd of idle connections never keeps it out. At most one line in `LOG_INTERVAL` seconds is logged.
     """
 
     def __init__(self, max_strangers: int = MAX_STRANGERS, per_address: int = MAX_STRANGERS_PER_ADDRESS) -> None:
         self.max_strangers = max_strangers
         self.per_address = per_address
         self.turned_away = 0
-        self._at_door: Counter[str] = Counter()
+        self.strangers = 0
+        self._at_door: dict[str, dict[Stranger, None]] = {}  # by address, who waits longest first
         self._silent_until = float("-inf")
         self._unlogged = 0
 
-    @property
-    def strangers(self) -> int:
-        """How many connections are not authenticated yet."""
-        return self._at_door.total()
-
     @contextmanager
-    def admit(self, address: str) -> Iterator[None]:
-        """Count a stranger for as long as the block runs. Raises TurnedAway where there are too many."""
-        if self.strangers >= self.max_strangers or self._at_door[address] >= self.per_address:
-            raise self.turn_away(address, "too many connections that are not authenticated yet")
-        self._at_door[address] += 1
+    def admit(self, address: str, timeout: float) -> Iterator[Stranger]:
+        """Count a stranger for as long as the block runs, which is cancelled after `timeout` s or in a crowd."""
+        if len(self._at_door.get(address, ())) >= self.per_address:
+            self._crowd_out(address)
+        elif self.strangers >= self.max_strangers:
+            self._crowd_out(max(self._at_door, key=lambda each: len(self._at_door[each])))
+        stranger = Stranger(timeout)
+        self._at_door.setdefault(address, {})[stranger] = None
+        self.strangers += 1
         try:
-            yield
+            with stranger.scope:
+                yield stranger
         finally:
-            self._at_door[address] -= 1
-            if not self._at_door[address]:
+            self._leave(address, stranger)
+
+    def _crowd_out(self, address: str) -> None:
+        stranger = next(iter(self._at_door[address]))
+        self._leave(address, stranger)
+        stranger.reason = "too many connections that are not authenticated yet"
+        stranger.scope.cancel()
+
+    def _leave(self, address: str, stranger: Stranger) -> None:
+        waiting = self._at_door.get(address, {})
+        if stranger in waiting:
+            del waiting[stranger]
+            self.strangers -= 1
+            if not waiting:
                 del self._at_door[address]
 
     def turn_away(self, address: str, reason: str) -> TurnedAway:
@@ -130,12 +151,9 @@ async def authenticate(
         plain.close()
         raise TurnedAway("gone before it said anything") from None
     try:
-        with door.admit(address), trio.move_on_after(timeout):
+        with door.admit(address, timeout) as stranger:
             return await _authenticate(plain, auth, address, send_timeout)
-        raise door.turn_away(address, f"not authenticated within {timeout:g} s")
-    except TurnedAway:
-        plain.close()
-        raise
+        raise door.turn_away(address, stranger.reason)
     except (ChannelClosed, FrameError, TlsError, Refusal) as error:
         raise door.turn_away(address, str(error)) from None
 
