@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from dada.errors import UsageError
 from dada.geometry import Geometry
 from dada.kernels import Codec, FrameSums, RawChunk
 from dada.reductions.centre_of_mass import CentreOfMass, deflection, phase_gradient, standard_error
 from dada.reductions.darkfield import Darkfield, Regions
 from dada.reductions.protocol import Pass, Quantity, Reduction, Setup, Tables
-from numpy.typing import NDArray
-
 from tests.harness.chunks import pack
 
 SHAPE = (64, 90)
@@ -126,3 +129,17 @@ def test_only_one_reduction_of_a_pass_may_bring_bins() -> None:
 def test_rings_without_a_geometry_are_refused() -> None:
     with pytest.raises(UsageError, match="needs the beam centre"):
         Pass([Regions({"a": (0, 1)})], setup(geometry=None))
+
+
+def test_the_example_in_the_documentation_works() -> None:
+    """docs/reductions.md, its code as it stands there."""
+    text = (Path(__file__).parent.parent / "docs" / "reductions.md").read_text()
+    defining, using = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    frames, known = spots([(40, 30), (40, 60)]), setup()
+    chunks = [pack(frame, Codec.BITSHUFFLE_LZ4) for frame in frames]
+    names: dict[str, object] = {"setup": known, "batches": [chunks[:1], chunks[1:]], "print": lambda found: None}
+    exec(defining, names)
+    exec(using.replace("print(", "found = (", 1), names)
+    left, right = names["found"]
+    assert left > 0.9
+    assert right < -0.9
