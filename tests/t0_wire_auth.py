@@ -8,7 +8,8 @@ import pytest
 
 from dadafs.wire import auth
 from dadafs.wire.auth import ClientAuth, HeadHandshake, NodeHandshake, Refusal, ServerAuth
-from dadafs.wire.keys import Key, KeyRing
+from dadafs.wire.frame import BEFORE_AUTHENTICATION
+from dadafs.wire.keys import MAX_KEYS, Key, KeyRing
 from dadafs.wire.messages import Challenge, Confirm, Hello, Proof, RefusalCode, encode
 
 OLD, NEW = Key("old", b"o" * 32), Key("new", b"n" * 32)
@@ -212,6 +213,14 @@ def test_nonces_are_fresh() -> None:
     assert first.proof.mac != second.proof.mac
 
 
+def test_the_names_of_as_many_keys_as_there_may_be_fit_into_a_challenge() -> None:
+    ring = KeyRing([Key(f"{number:064d}", b"k" * 32) for number in range(MAX_KEYS)])
+    head = HeadHandshake(ServerAuth(ring), ["psk"])
+    hello = NodeHandshake(ClientAuth(RING), "n" * 255, "control").hello()
+    assert len(encode(head.challenge(hello, encode(hello)))) < BEFORE_AUTHENTICATION.metadata
+    assert len(encode(hello)) < BEFORE_AUTHENTICATION.metadata
+
+
 # --- which method where -------------------------------------------------------------------------------------------
 
 
@@ -235,6 +244,9 @@ def test_where_none_is_allowed_a_key_is_still_used_by_those_who_have_it() -> Non
 def test_what_was_refused_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Refusal, match="accepts authentication by psk, the node offers none"):
         talk(ClientAuth(), ServerAuth(RING))
+    strange = Hello(1, 1, "control", "node", b"n" * 32, ["\x1b[31m\nERROR fake line"])
+    with pytest.raises(Refusal, match=r"the node offers nothing known here$"):
+        HeadHandshake(ServerAuth(RING), ["psk"]).challenge(strange, encode(strange))
     monkeypatch.setattr(auth, "OLDEST_VERSION", 2)
     monkeypatch.setattr(auth, "PROTOCOL_VERSION", 3)
     old = Hello(1, 1, "control", "node", b"n" * 32, ["psk"])

@@ -52,9 +52,10 @@ def test_frames_arrive_as_they_were_sent(size: int) -> None:
 
 
 def test_a_payload_in_pieces_is_one_payload() -> None:
-    pieces = [os.urandom(size) for size in (100_000, 0, 1, 300_000)]
+    few = [os.urandom(size) for size in (100_000, 0, 1, 300_000)]
+    many = [os.urandom(10) for _ in range(5000)]  # more than the kernel takes in one call
 
-    async def test() -> None:
+    async def test(pieces: list[bytes]) -> None:
         one, other = channel_pair()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(one.send, Kind.REPLY, 1, DONE, [memoryview(piece) for piece in pieces])
@@ -62,7 +63,8 @@ def test_a_payload_in_pieces_is_one_payload() -> None:
         one.close()
         other.close()
 
-    run(test)
+    run(test, few)
+    run(test, many)
 
 
 def test_a_file_is_sent_in_segments(tmp_path: Path) -> None:

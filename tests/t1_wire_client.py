@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import struct
 from functools import partial
@@ -10,11 +11,13 @@ from functools import partial
 import pytest
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dadafs.wire import frame
 from dadafs.wire.auth import ClientAuth, Refusal, ServerAuth
 from dadafs.wire.channel import Channel, ChannelClosed, Frame
-from dadafs.wire.client import ConnectFailed, Target, connect
+from dadafs.wire.client import ConnectFailed, RequestChannel, Target, connect
 from dadafs.wire.frame import Kind
 from dadafs.wire.keys import Key, KeyRing
 from dadafs.wire.messages import (
@@ -27,6 +30,7 @@ from dadafs.wire.messages import (
     Message,
     Pass,
     Read,
+    Refused,
     Stat,
     encode,
 )
@@ -220,11 +224,71 @@ def test_a_call_cancelled_in_the_middle_of_its_payload_gives_its_buffer_back_at_
     run(test)
 
 
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_calls_cancelled_at_any_moment_never_disturb_another(seed: int) -> None:
+    """Replies come in any order and in pieces, calls are cancelled anywhere; every buffer holds what it should."""
+    chance = random.Random(seed)
+
+    async def answer(channel: Channel, request: Frame) -> None:
+        assert isinstance(request.message, Read)
+        waiting.append(request)
+        while waiting and (len(waiting) > 5 or chance.random() < 0.7):
+            one = waiting.pop(chance.randrange(len(waiting)))
+            assert isinstance(one.message, Read)
+            size = chance.choice([1, 1000, 30_000, 300_000])
+            await channel.send(Kind.REPLY, one.request_id, BLOCKS, bytes([one.message.fragment]) * size)
+
+    async def ask(channel: RequestChannel, number: int) -> None:
+        for _ in range(5):
+            buffer = bytearray(300_000)
+            got: list[int] = []
+
+            def sink(reply: Message, length: int, buffer: bytearray = buffer, got: list[int] = got) -> memoryview:
+                got.append(length)
+                return memoryview(buffer)
+
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(cancel_after, scope, chance.randrange(40))
+                    await channel.call(Read(1, ATTR.version, number, 0, 1), sink=sink)
+                    assert buffer[: got[0]] == bytes([number]) * got[0]
+                    nursery.cancel_scope.cancel()
+            if scope.cancelled_caught:
+                buffer[:] = b"\xff" * len(buffer)
+                for _ in range(3):
+                    await trio.lowlevel.checkpoint()
+                assert buffer == b"\xff" * len(buffer)
+
+    async def test() -> None:
+        async with small_head(answer) as head, calls(head) as channel:
+            async with trio.open_nursery() as nursery:
+                for number in range(8):
+                    nursery.start_soon(ask, channel, number)
+                nursery.start_soon(nudge, channel, nursery)
+            assert channel.closed is None
+            assert channel.pending == 0
+
+    async def nudge(channel: RequestChannel, nursery: trio.Nursery) -> None:
+        """More requests, for as long as others wait: the head answers old ones when new ones come."""
+        while len(nursery.child_tasks) > 1:
+            with trio.move_on_after(0.001):
+                await channel.call(Read(1, ATTR.version, 99, 0, 1))
+
+    waiting: list[Frame] = []
+    run(test)
+
+
+async def cancel_after(scope: trio.CancelScope, turns: int) -> None:
+    for _ in range(turns):
+        await trio.lowlevel.checkpoint()
+    if turns < 30:
+        scope.cancel()
+
+
 def test_ids_of_calls_under_way_are_not_used_again() -> None:
     async def test() -> None:
         one, other = channel_pair()
-        from dadafs.wire.client import RequestChannel
-
         channel = RequestChannel(one, WELCOME)
         channel._last_id = frame.MAX_REQUEST_ID - 1
         channel._waiting[1] = channel._waiting[frame.MAX_REQUEST_ID] = None  # type: ignore[assignment]
@@ -453,6 +517,21 @@ def test_the_head_can_refuse_what_is_asked_for() -> None:
             with pytest.raises(Refusal, match="there is no export 'data'") as caught:
                 await attach(head)
             assert caught.value.code == "unknown-export"
+            nursery.cancel_scope.cancel()
+
+    run(test)
+
+
+def test_what_a_head_says_cannot_disturb_a_terminal() -> None:
+    async def test() -> None:
+        async def rude(stream: trio.SocketStream) -> None:
+            await stream.send_all(frame.pack(Kind.HANDSHAKE, 0, encode(Refused("busy\n", "\x1b[2J" + "x" * 2000)), 0))
+
+        async with trio.open_nursery() as nursery:
+            (listener,) = await nursery.start(partial(trio.serve_tcp, rude, 0, host="127.0.0.1"))
+            with pytest.raises(Refusal) as caught:
+                await try_to_connect(listener.socket.getsockname()[1])
+            assert (caught.value.code, caught.value.message) == ("busy?", "?[2J" + "x" * 496)
             nursery.cancel_scope.cancel()
 
     run(test)

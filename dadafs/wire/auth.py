@@ -192,7 +192,8 @@ class HeadHandshake:
                 return method
         accepted = dict.fromkeys([*([TLS] if self.auth.tls else []), *self.methods])
         wanted = " or ".join(accepted) or "nothing from this address"
-        got = ", ".join(offered)[:100] or "nothing"
+        # Only names that we know are repeated: what a stranger says must not get into logs and terminals.
+        got = ", ".join(method for method in (TLS, PSK, NONE) if method in offered) or "nothing known here"
         raise Refusal(
             RefusalCode.METHOD,
             f"this head accepts authentication by {wanted}, the node offers {got}",

@@ -42,6 +42,8 @@ LARGE_BUFFER = 64 * 1024
 READ_AHEAD = 1024
 BULK = 16 * 1024
 SCRAP_SIZE = 64 * 1024
+#: The kernel takes at most so many pieces in one call (IOV_MAX).
+MAX_PIECES = 1024
 #: sendfile moves at most so much at a time, so that one channel cannot hold the loop.
 SENDFILE_STEP = 1024 * 1024
 DEFAULT_SEND_TIMEOUT = 60.0
@@ -230,7 +232,7 @@ class Channel:
             if len(views) == 1:
                 sent = self._socket.send(views[0], flags)
             else:
-                sent = self._socket.sendmsg(views, (), flags)
+                sent = self._socket.sendmsg(views if len(views) <= MAX_PIECES else views[:MAX_PIECES], (), flags)
         except BlockingIOError:
             return 0
         except OSError as error:

@@ -284,11 +284,16 @@ async def _attach(channel: Channel, target: Target) -> Welcome:
     return message
 
 
+def _printable(text: str) -> str:
+    """What a head that is not authenticated says, fit for a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text[:500])
+
+
 async def _expect(channel: Channel, wanted: type[Message]) -> Frame:
     """The next handshake message, which must be of type `wanted`. Raises Refusal where the head refuses."""
     frame = await channel.receive()
     if isinstance(frame.message, Refused):
-        raise Refusal(frame.message.code, frame.message.message)
+        raise Refusal(_printable(frame.message.code), _printable(frame.message.message))
     if frame.kind is not Kind.HANDSHAKE or not isinstance(frame.message, wanted) or frame.payload_length:
         raise FrameError(f"expected {wanted.__name__}, got {type(frame.message).__name__}")
     return frame

@@ -22,7 +22,8 @@ from dadafs.errors import ExitCode, UserError
 
 MIN_SECRET = 16
 MAX_FILE = 64 * 1024
-MAX_KEYS = 64
+#: So many names of keys fit into a challenge.
+MAX_KEYS = 16
 _KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
