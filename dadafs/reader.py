@@ -55,6 +55,7 @@ class Reader:
         self._nursery: trio.Nursery | None = None
         self._active: dict[Streams, float] = {}  # streams with a window, and when they last prefetched
         self._pruned_at = 0.0
+        self._turn = trio.Lock()  # of the reader that is next to get room
         session.on_connection(self._connected)
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -206,7 +207,7 @@ class Reader:
         while True:
             if file.epoch != epoch:
                 raise VersionChanged
-            own, joined = self._plan(file, parts)
+            own, joined = await self._departures(file, parts, deadline)
             ranges, advice = advice.ranges, Advice(advice.reach)
             if ranges:
                 self._prefetch(file, streams, ranges)
@@ -220,8 +221,6 @@ class Reader:
             if parts.complete:
                 self._count(want, bypassed)
                 return parts.join()
-            if not own and not joined:
-                await self._wait_for_room(file, deadline)
 
     def _count(self, want: _Wanted, bypassed: bool) -> None:
         length = want.end - want.offset
@@ -231,6 +230,21 @@ class Reader:
         else:
             self._counters.miss += 1
             self._counters.miss_bytes += length
+
+    async def _departures(self, file: RemoteFile, parts: _Parts, deadline: float) -> tuple[list[Flight], list[Flight]]:
+        """Flights of our own and flights joined; waits, in the order of arrival, where there is no room for any."""
+        if not self._turn.locked():
+            own, joined = self._plan(file, parts)
+            if own or joined or parts.complete:
+                return own, joined
+        with trio.move_on_at(deadline):
+            async with self._turn:
+                while True:
+                    own, joined = self._plan(file, parts)
+                    if own or joined or parts.complete:
+                        return own, joined
+                    await self._cache.room()
+        raise OSError(errno.EIO, "no room in the RAM cache", os.fsdecode(file.path))
 
     def _plan(self, file: RemoteFile, parts: _Parts) -> tuple[list[Flight], list[Flight]]:
         """Take what is held, join what is in flight, start flights for the rest as far as there is room."""
@@ -303,12 +317,6 @@ class Reader:
             if flight.error is not None:
                 self._cache.abandon(extent)
             landed(extent.file, flight)
-
-    async def _wait_for_room(self, file: RemoteFile, deadline: float) -> None:
-        with trio.move_on_at(deadline) as scope:
-            await self._cache.room()
-        if scope.cancelled_caught:
-            raise OSError(errno.EIO, "no room in the RAM cache", os.fsdecode(file.path))
 
     # --- prefetch
     # --------------------------------------------------------------------------------------------------

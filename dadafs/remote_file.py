@@ -33,7 +33,7 @@ from dadafs.wire.messages import INLINE_LIMIT, Attr, Changes, Entry, LeasesLost,
 #: raise.
 Listener = Callable[["RemoteFile", Attr, Attr], None]
 #: Files that nobody has open keep their handle for some time, but no more than so many of them.
-MOST_IDLE = 256
+MOST_IDLE = 1024
 #: What the head answers for a handle that it does not know (any more).
 HANDLE_LOST = {errno.ESTALE, errno.EBADF}
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 
+from dadafs.policy.prefetch import Streams
 from dadafs.remote_file import RemoteFile
 from dadafs.wire.messages import BLOCK_SIZE, Attr, LeasesLost, Open, Read, Release, Resolve, Stat
 from tests.checklogs import ExpectedLog
@@ -653,6 +654,30 @@ def test_more_readers_than_the_budget_holds_are_all_served_within_it() -> None:
                 for seed in range(24):
                     nursery.start_soon(read, seed)
             assert peak <= node.cache.budget
+            await until(lambda: not leftover(node), "nothing stays reserved")
+
+    run(test)
+
+
+def test_readers_that_hold_on_to_what_they_read_are_served_one_after_the_other() -> None:
+    """Views of more than the budget are being looked at: there is no room, and everybody gets on all the same."""
+
+    async def test() -> None:
+        async with scripted_node({b"long": BIG * 4}, budget=3 * MIB) as (_, node):
+            file = await node.open(b"long")
+            held: list[bytes | memoryview] = []
+
+            async def read(fragment: int) -> None:
+                held.append(await node.reader.read(file, Streams(MIB), fragment * MIB, MIB))
+
+            async with trio.open_nursery() as nursery:
+                for fragment in range(20):
+                    nursery.start_soon(read, fragment)
+            assert sorted(map(bytes, held)) == sorted((BIG * 4)[i * MIB : (i + 1) * MIB] for i in range(20))
+            assert node.counters.bypass > 0
+            held.clear()
+            assert await node.read(file, 0, 100) == BIG[:100]
+            assert node.cache.used <= node.cache.budget
             await until(lambda: not leftover(node), "nothing stays reserved")
 
     run(test)
