@@ -22,6 +22,8 @@ from dada.kernels import KERNEL_VERSION
 from dada.mask import combine, cut_of, read_mask
 from dada.options import StxmOptions
 from dada.plan import SumsPlan, share
+from dada.reductions.centre_of_mass import phase_gradient
+from dada.reductions.dpc import integrate
 from dada.reductions.protocol import Quantity, Reduction, Setup
 from dada.results.keys import run_id
 from dada.results.store import ResultsStore
@@ -115,6 +117,7 @@ def _analyse(
     for index, reduction in enumerate(reductions):
         own = share(plan, tables, index, sums.sums, sums.tables)
         maps |= _maps(reduction, own, wanted, map_ptr)
+    maps |= _phase(maps, options, setup.geometry)
     return StxmResult(
         options, scan, maps, map_ptr, setup.mask, setup.geometry, sums.damaged, sums.progress, provenance, name
     )
@@ -164,6 +167,22 @@ def _maps(reduction: Reduction, sums: Any, wanted: np.ndarray, map_ptr: np.ndarr
         name: Map(to_map(np.asarray(item.values), pointer), item.unit, item.long_name, tuple(item.axes))
         for name, item in found.items()
     }
+
+
+def _phase(maps: Mapping[str, Map], options: StxmOptions, geometry: Geometry | None) -> dict[str, Map]:
+    """The phase whose gradient the deflections are, where wavelength and step of the scan are known."""
+    grid = options.grid
+    if "alphah" not in maps or geometry is None or geometry.wavelength_nm is None:
+        return {}
+    if grid.unit != "um" or min(grid.shape) < 2:
+        return {}
+    deflections = (maps[name].values for name in ("alphav", "alphah"))
+    if not all(np.isfinite(values).any() for values in deflections):
+        return {}
+    deflections = (maps[name].values - np.nanmedian(maps[name].values) for name in ("alphav", "alphah"))
+    gradients = (phase_gradient(values, geometry.wavelength_nm) for values in deflections)
+    phase = integrate(*gradients, (grid.step[0] * 1e-6, grid.step[1] * 1e-6))
+    return {"phase": Map(phase, "rad", "Phase from both deflections (least squares), without its mean slope")}
 
 
 def _provenance(options: StxmOptions, scan: Scan, setup: Setup) -> dict[str, Any]:

@@ -80,6 +80,9 @@ def _grid_options(command: Command) -> Command:
 @click.option("--polarization", type=click.FloatRange(-1, 1), help="correct I(q) for polarization (1 = horizontal)")
 @click.option("--orientation", is_flag=True, help="orientation and anisotropy (second moments)")
 @click.option("--fit", "fits", multiple=True, metavar="NAME=Q0:Q1", help="fit I(q) of each point: powerlaw or guinier")
+@click.option(
+    "--composite", default=0, type=click.IntRange(0), help="each frame made small by this factor"
+)
 @click.option("--channel", default=0, type=click.IntRange(0), help="of a dataset of (image, channel, y, x)")
 @_running_options
 def stxm(scan: str, **given: Any) -> None:
@@ -96,6 +99,7 @@ def stxm(scan: str, **given: Any) -> None:
         orientation=given["orientation"],
         fits=dict(_fit(text) for text in given["fits"]),
         polarization=given["polarization"],
+        composite=given["composite"],
         channel=given["channel"],
     )
     _run(options, None, given)

@@ -30,7 +30,7 @@ from dada.options import StxmOptions
 
 _PROCESS = "/entry/dada"
 #: Maps that are a point's whole curve over q, by name of the reduction's quantity.
-_RADIAL = "i_q"
+_RADIAL = "iq"
 
 
 def write_nexus(path: Path, result: StxmResult) -> None:
@@ -162,9 +162,8 @@ def _transposed_view(data: h5py.Group, shape: tuple[int, ...]) -> None:
     ny, nx, n_radial = shape
     layout = h5py.VirtualLayout(shape=(n_radial, ny, nx), dtype=np.float32)
     source = h5py.VirtualSource(data["intensity"])
-    for row in range(ny):
-        for column in range(nx):
-            layout[:, row, column] = source[row, column]
+    for number in range(n_radial):
+        layout[number] = source[:, :, number]
     data.create_virtual_dataset("map", layout, fillvalue=np.nan)
     data["map"].attrs["interpretation"] = "image"
 

@@ -41,6 +41,7 @@ class StxmOptions:
     masks: names of user's masks. rings: ROIs by name. poni: name of a PONI file. radial_bins: 0 for no I(q).
     radial_range: limits of I(q) in its unit, None for all. orientation: second moments and PCA. fits: power laws and
     the like, by name, with their range in 1/nm. polarization: factor for I(q), None for no correction.
+    composite: factor by which each frame is made small for a picture of all frames, 0 for none.
     """
 
     scan: str
@@ -54,6 +55,7 @@ class StxmOptions:
     orientation: bool = False
     fits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     polarization: float | None = None
+    composite: int = 0
     channel: int = 0
     cut: int | None = None
 

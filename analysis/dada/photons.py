@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from dada.virtual_detector import VirtualDetector
 
 _QUANTILES = 1 << 16
-_RINGS, _ANGLES = 512, 512
+_RINGS, _ANGLES = 512, 128
 _BACKGROUND = 0.2  # part of the photons that is spread evenly over the detector
 
 
@@ -24,6 +25,15 @@ class FrameModel:
     shift_x: float
     angle: float
     anisotropy: float
+
+
+class _Points(NamedTuple):
+    """Points of equal weight beside the beam, in pixels, and the cosine and sine of twice their azimuth."""
+
+    y: np.ndarray
+    x: np.ndarray
+    cos2: np.ndarray
+    sin2: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -58,43 +68,46 @@ class Scattering:
         phi = rng.random(n, dtype=np.float32) * np.float32(2 * np.pi)
         keep = 1 + model.anisotropy * np.cos(2 * (phi - model.angle))
         phi += np.float32(np.pi / 2) * (2 * rng.random(n, dtype=np.float32) >= keep)  # the other half of cos 2 phi
-        return self._land(model, r, phi)[0]
+        return self._land(model, r * np.sin(phi), r * np.cos(phi))[0]
 
     def _background(self, model: FrameModel, rng: np.random.Generator) -> np.ndarray:
-        return rng.integers(0, self.detector.sensitive.size, rng.poisson(model.photons * _BACKGROUND))
+        n = rng.poisson(model.photons * _BACKGROUND)
+        return rng.integers(0, self.detector.sensitive.size, n, dtype=np.int32)
 
-    def _land(self, model: FrameModel, r: np.ndarray, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Flat index of the pixels that are hit, and which of the photons these are; the rest pass beside
-        the detector.
+    def _land(self, model: FrameModel, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Flat index of the pixels that photons hit which go (y, x) pixels beside the beam, and which of them these
+        are: the rest pass beside the detector.
         """
         ny, nx = self.detector.shape
         centre_y, centre_x = self.detector.beam_centre
-        y = np.rint(centre_y + model.shift_y + r * np.sin(phi)).astype(np.int64)
-        x = np.rint(centre_x + model.shift_x + r * np.cos(phi)).astype(np.int64)
-        inside = (y >= 0) & (y < ny) & (x >= 0) & (x < nx)
-        return y[inside] * nx + x[inside], inside
+        rows = np.rint(y + np.float32(centre_y + model.shift_y)).astype(np.int32)
+        columns = np.rint(x + np.float32(centre_x + model.shift_x)).astype(np.int32)
+        inside = (rows >= 0) & (rows < ny) & (columns >= 0) & (columns < nx)
+        return rows[inside] * np.int32(nx) + columns[inside], inside
 
     def expected(self, model: FrameModel) -> np.ndarray:
         """Expected sums over the valid pixels: of I, I y, I x, I y^2, I x^2, I x y; (6,) float64.
 
-        By quadrature over rings of equal weight, good to about 1e-4 of the total.
+        By quadrature over rings of equal weight, good to some 1e-4 of the total.
         """
-        r, phi = self._quadrature
-        positions, inside = self._land(model, r, phi)
-        weights = (1 + model.anisotropy * np.cos(2 * (phi - model.angle)))[inside]
+        points = self._quadrature
+        positions, inside = self._land(model, points.y, points.x)
+        cos, sin = np.cos(2 * model.angle), np.sin(2 * model.angle)
+        weights = 1 + model.anisotropy * (cos * points.cos2[inside] + sin * points.sin2[inside])
         weights *= self.detector.sensitive.ravel()[positions]
         y, x = (part.astype(np.float64) for part in np.divmod(positions, self.detector.shape[1]))
-        sums = np.array([np.sum(weights * f) for f in (1.0, y, x, y * y, x * x, x * y)])
+        sums = np.array([np.sum(weights), *(weights @ f for f in (y, x, y * y, x * x, x * y))])
         even = model.photons * _BACKGROUND / self.detector.sensitive.size
-        return sums * model.photons * (1 - _BACKGROUND) / r.size + even * self._flat_sums
+        return sums * model.photons * (1 - _BACKGROUND) / points.y.size + even * self._flat_sums
 
     @cached_property
-    def _quadrature(self) -> tuple[np.ndarray, np.ndarray]:
-        """Radii and angles of points of equal weight."""
+    def _quadrature(self) -> _Points:
         radii = self.radii.reshape(_RINGS, -1).mean(axis=1)
         turned = np.random.default_rng(0).random((_RINGS, 1))  # each ring by its own part of a step
-        angles = 2 * np.pi * (np.arange(_ANGLES) + turned) / _ANGLES
-        return np.repeat(radii, _ANGLES), angles.ravel()
+        phi = (2 * np.pi * (np.arange(_ANGLES) + turned) / _ANGLES).ravel()
+        r = np.repeat(radii, _ANGLES)
+        y, x = (part.astype(np.float32) for part in (r * np.sin(phi), r * np.cos(phi)))
+        return _Points(y, x, np.cos(2 * phi), np.sin(2 * phi))
 
     @cached_property
     def _flat_sums(self) -> np.ndarray:

@@ -52,6 +52,7 @@ def _figure(result: StxmResult) -> Figure:
     )
     figure = Figure(figsize=(_PANEL_INCHES * 1.18 * columns, height * rows + 0.7), layout="constrained")
     FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, panel in zip(axes, panels, strict=False):
         panel(axis)
@@ -83,10 +84,25 @@ def _panels(result: StxmResult) -> list[Panel]:
 
 
 def _more(result: StxmResult) -> list[Panel]:
+    maps = result.maps
     panels: list[Panel] = []
-    if {"orientation", "anisotropy"} <= result.maps.keys():
-        panels.append(lambda axis: _orientation(axis, result))
+    if "phase" in maps:
+        panels.append(lambda axis: _scalar(axis, result, "phase", "Phase", "twilight_shifted"))
+    if {"pca_angle", "pca_w"} <= maps.keys():
+        panels.append(lambda axis: _orientation(axis, result, "pca_angle", "pca_w", "Orientation (PCA)"))
+    for ring in result.options.rings:
+        if f"orient2_{ring}" in maps:
+            names = f"orient2_{ring}", f"degree_{ring}"
+            panels.append(lambda axis, n=names, ring=ring: _orientation(axis, result, *n, f"Orientation, {ring}"))
+    for name, title in _FIT_PANELS.items():
+        if name in maps:
+            panels.append(lambda axis, name=name, title=title: _scalar(axis, result, name, title, "cividis"))
+    if "iq" in maps:
+        panels.append(lambda axis: _profiles(axis, result))
     return panels
+
+
+_FIT_PANELS = {"power_p": "Power-law exponent", "guinier_rg": "Radius of gyration"}
 
 
 def _ring_title(result: StxmResult, name: str) -> str:
@@ -154,12 +170,39 @@ def _deflection(axis: Axes, result: StxmResult) -> None:
     _dress(axis, result, "Deflection (direction as hue)")
 
 
-def _orientation(axis: Axes, result: StxmResult) -> None:
-    """Orientation as hue, its degree as brightness."""
-    angle, degree = result.maps["orientation"].values, result.maps["anisotropy"].values
+def _orientation(axis: Axes, result: StxmResult, angle_name: str, degree_name: str, title: str) -> None:
+    """Orientation of the scattering as hue, its degree as brightness."""
+    angle, degree = result.maps[angle_name].values, result.maps[degree_name].values
     _hue(axis, result, angle / 180 % 1, degree, limits(degree)[1])
     _wheel(axis, turns=2)
-    _dress(axis, result, "Orientation (anisotropy as brightness)")
+    _dress(axis, result, title)
+
+
+def _profiles(axis: Axes, result: StxmResult) -> None:
+    """I(q) of the strongest point, of the weakest and of the mean over the map."""
+    item = result.maps["iq"]
+    name, centres, unit = item.axes[0]
+    curves = item.values.reshape(-1, len(centres))
+    itot = result.maps["itot"].values.ravel()
+    seen = np.isfinite(itot)
+    if not seen.any():
+        axis.set_axis_off()
+        return
+    order = np.flatnonzero(seen)[np.argsort(itot[seen])]
+    chosen = {"brightest point": curves[order[-1]], "mean of the map": _mean(curves[seen]), "darkest": curves[order[0]]}
+    for (label, curve), colour in zip(chosen.items(), ("#fb8861", "#333333", "#51127c"), strict=True):
+        shown = curve > 0
+        axis.plot(centres[shown], curve[shown], label=label, color=colour, linewidth=1.1)
+    axis.set(xscale="log", yscale="log", xlabel=f"{name} ({unit})", ylabel=f"I ({item.unit})")
+    axis.set_title("Azimuthal average")
+    axis.legend(frameon=False, fontsize=8)
+    axis.set_box_aspect(1)
+
+
+def _mean(curves: np.ndarray) -> np.ndarray:
+    """Mean of the values there are, per column; NaN where there are none."""
+    count = np.isfinite(curves).sum(axis=0)
+    return np.where(count > 0, np.nansum(curves, axis=0) / np.maximum(count, 1), np.nan)
 
 
 def _hue(axis: Axes, result: StxmResult, hue: np.ndarray, size: np.ndarray, full: float) -> None:
