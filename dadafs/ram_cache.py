@@ -80,8 +80,13 @@ class RamCache:
 
     @property
     def metadata_room(self) -> int:
-        """Bytes the metadata may still grow by before the tree must forget something; negative beyond that."""
-        return int(self.budget * METADATA_SHARE) - self.metadata
+        """Bytes the metadata may still grow by before the tree must forget something; negative beyond that.
+
+        Buffers in flight, or being looked at, give way to nothing; all other data does.
+        """
+        share = int(self.budget * METADATA_SHARE)
+        immovable = self.in_flight + self._pool.limbo_bytes
+        return min(share, self.budget - immovable) - self.metadata
 
     async def room(self) -> None:
         """Wait until something was given back."""

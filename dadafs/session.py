@@ -332,6 +332,10 @@ class Session:
         """Extended attributes and ACLs of `path`. Raises OSError."""
         return (await self._ask(Xattrs(path), XattrsReply, path)).value.values
 
+    async def child_xattrs(self, path: bytes) -> dict[bytes, dict[bytes, bytes]]:
+        """The same of everything in the directory `path`, by name; what has none is left out. Raises OSError."""
+        return (await self._ask(Xattrs(path, children=True), XattrsReply, path)).value.children
+
     async def resolve(self, handle: int, path: bytes, *, deadline: float | None = None) -> Answer[Entry]:
         """The state now of an open handle (`path` only orders it against pushes). Raises OSError.
 

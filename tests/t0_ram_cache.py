@@ -324,6 +324,15 @@ def test_metadata_pushes_data_out_up_to_its_share(cache: RamCache) -> None:
     assert cache.metadata == 0
 
 
+def test_metadata_does_not_grow_into_what_is_in_flight(cache: RamCache) -> None:
+    file = cache.file(version(size=100 * MIB))
+    flying = [cache.begin(file, fragment, 0, BLOCKS) for fragment in range(7)]
+    assert all(flying)
+    assert cache.metadata_room < MIB
+    cache.charge_metadata(cache.metadata_room)
+    assert cache.used <= cache.budget
+
+
 def test_uncovered() -> None:
     assert uncovered(0, 10, []) == [(0, 10)]
     assert uncovered(0, 10, [(8, 12), (2, 3), (2, 5)]) == [(0, 2), (5, 8)]
