@@ -26,6 +26,7 @@ x86_64)
     {
         $CC $flags $avx2 -c "$source/simd_avx2.c" -o "$out/simd_avx2.o" &
         $CC $flags $avx512 -c "$source/simd_avx512.c" -o "$out/simd_avx512.o" &
+        $CC $flags $avx512 -c "$source/lz4_avx512.c" -o "$out/lz4_avx512.o" &
     }
     ;;
 esac

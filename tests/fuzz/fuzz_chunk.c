@@ -154,7 +154,9 @@ static void check_chunk(const Plan *plan, const Chunk *chunk)
         if (!kernel)
             continue;
         reduce(plan, kernel, chunk, &found);
-        if (found.status != status)
+        /* liblz4 lets some damaged blocks pass that our decoder refuses, never the other way round */
+        bool lenient = status == STATUS_BLOCK && found.status == STATUS_OK && !kernel->lz4_decode;
+        if (found.status != status && !lenient)
             fail("decoding and reducing disagree about a chunk");
         if (status == STATUS_OK && memcmp(&found, &expected, sizeof found))
             fail("wrong sums");

@@ -27,8 +27,8 @@ int reduce_batch(const Kernel *kernel, const Plan *plan, const Chunk *chunks, si
         return n ? STATUS_MEMORY : STATUS_OK;
     }
     for (size_t i = 0; i < n; i++) {
-        sums[i].status = chunk_open(&walks[i], chunks[i].codec, chunks[i].data, chunks[i].length, plan->n_pixels,
-                                    plan->element);
+        sums[i].status = chunk_open(&walks[i], kernel, chunks[i].codec, chunks[i].data, chunks[i].length,
+                                    plan->n_pixels, plan->element);
         active[i] = sums[i].status == STATUS_OK;
     }
     for (bool more = true; more;) {
@@ -63,7 +63,7 @@ int decode_frame(const Chunk *chunk, size_t n_pixels, unsigned element, uint8_t 
     ChunkWalk walk;
     DecodeBuffer buffer = {0};
     Block block;
-    int status = chunk_open(&walk, chunk->codec, chunk->data, chunk->length, n_pixels, element);
+    int status = chunk_open(&walk, kernel_choose(NULL), chunk->codec, chunk->data, chunk->length, n_pixels, element);
     while (status == STATUS_OK) {
         status = chunk_next(&walk, &buffer, &block);
         if (status || block.n == 0)

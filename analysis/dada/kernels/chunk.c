@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lz4_decode.h"
+
 #define DEFAULT_BITSHUFFLE_BLOCK 8192
 #define HEADER_BYTES 12
 
@@ -25,11 +27,13 @@ static int decode_buffer_grow(DecodeBuffer *buffer, size_t size)
 {
     if (size <= buffer->size)
         return STATUS_OK;
-    free(buffer->data);
+    free(buffer->memory);
     buffer->size = 0;
-    buffer->data = aligned_alloc(64, (size + SLACK + 63) / 64 * 64);
-    if (!buffer->data)
+    buffer->memory = aligned_alloc(64, (LZ4_MARGIN + size + SLACK + 63) / 64 * 64);
+    if (!buffer->memory)
         return STATUS_MEMORY;
+    buffer->data = buffer->memory + LZ4_MARGIN;
+    memset(buffer->memory, 0, LZ4_MARGIN);
     memset(buffer->data + size, 0, SLACK);
     buffer->size = size;
     return STATUS_OK;
@@ -37,9 +41,8 @@ static int decode_buffer_grow(DecodeBuffer *buffer, size_t size)
 
 void decode_buffer_free(DecodeBuffer *buffer)
 {
-    free(buffer->data);
-    buffer->data = NULL;
-    buffer->size = 0;
+    free(buffer->memory);
+    *buffer = (DecodeBuffer){0};
 }
 
 /* Both compressed formats begin with the decoded size (8 bytes) and the block size in bytes (4), big endian. */
@@ -61,11 +64,11 @@ static int read_header(ChunkWalk *walk)
     return STATUS_OK;
 }
 
-int chunk_open(ChunkWalk *walk, enum codec codec, const uint8_t *data, size_t length, size_t n_pixels,
-               unsigned element)
+int chunk_open(ChunkWalk *walk, const Kernel *kernel, enum codec codec, const uint8_t *data, size_t length,
+               size_t n_pixels, unsigned element)
 {
     *walk = (ChunkWalk){.at = data, .end = data + length, .codec = codec, .element = element,
-                        .n_pixels = n_pixels, .block_pixels = n_pixels};
+                        .n_pixels = n_pixels, .block_pixels = n_pixels, .kernel = kernel};
     if (length == 0)
         return STATUS_EMPTY;
     switch (codec) {
@@ -98,6 +101,15 @@ static int take_raw(ChunkWalk *walk, DecodeBuffer *buffer, Block *block, size_t 
     return STATUS_OK;
 }
 
+/* Our decoder reads beyond a block, so the last ones of a chunk are left to liblz4. */
+static bool decode_block(const ChunkWalk *walk, size_t stored, uint8_t *data, size_t size)
+{
+    if (walk->kernel->lz4_decode && bytes_left(walk) - stored >= LZ4_MARGIN)
+        return walk->kernel->lz4_decode(walk->at, stored, data, size);
+    int decoded = LZ4_decompress_safe((const char *)walk->at, (char *)data, (int)stored, (int)size);
+    return decoded >= 0 && (size_t)decoded == size;
+}
+
 static int take_compressed(ChunkWalk *walk, DecodeBuffer *buffer, Block *block, size_t n)
 {
     size_t size = n * walk->element;
@@ -114,8 +126,7 @@ static int take_compressed(ChunkWalk *walk, DecodeBuffer *buffer, Block *block, 
     int status = decode_buffer_grow(buffer, size);
     if (status)
         return status;
-    int decoded = LZ4_decompress_safe((const char *)walk->at, (char *)buffer->data, (int)stored, (int)size);
-    if (decoded < 0 || (size_t)decoded != size)
+    if (!decode_block(walk, stored, buffer->data, size))
         return STATUS_BLOCK;
     walk->at += stored;
     *block = (Block){.data = buffer->data, .planes = walk->codec == CODEC_BITSHUFFLE_LZ4, .first = walk->next,

@@ -10,17 +10,18 @@ typedef struct {
     unsigned element;
     size_t n_pixels, next;     /* pixels of the frame, pixels already handed out */
     size_t block_pixels;       /* of a full block */
+    const Kernel *kernel;      /* whose LZ4 decoder is used */
 } ChunkWalk;
 
 /* A decode buffer that grows to the largest block met, never beyond a frame. */
 typedef struct {
-    uint8_t *data;
+    uint8_t *memory, *data;    /* data begins LZ4_MARGIN bytes into the memory */
     size_t size;
 } DecodeBuffer;
 
 /* Read the chunk's header. Returns a status. */
-int chunk_open(ChunkWalk *walk, enum codec codec, const uint8_t *data, size_t length, size_t n_pixels,
-               unsigned element);
+int chunk_open(ChunkWalk *walk, const Kernel *kernel, enum codec codec, const uint8_t *data, size_t length,
+               size_t n_pixels, unsigned element);
 
 /* Decode the next block into `buffer`. Returns a status; at the end of the frame STATUS_OK and block->n == 0. */
 int chunk_next(ChunkWalk *walk, DecodeBuffer *buffer, Block *block);

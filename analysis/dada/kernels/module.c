@@ -360,7 +360,7 @@ static int walk_only(const Chunk *chunk, size_t n_pixels, unsigned element)
     ChunkWalk walk;
     DecodeBuffer buffer = {0};
     Block block;
-    int status = chunk_open(&walk, chunk->codec, chunk->data, chunk->length, n_pixels, element);
+    int status = chunk_open(&walk, &kernel_portable, chunk->codec, chunk->data, chunk->length, n_pixels, element);
     while (status == STATUS_OK) {
         status = chunk_next(&walk, &buffer, &block);
         if (block.n == 0)

@@ -100,6 +100,8 @@ typedef struct {
                        FrameSums *sums);
     /* The same for 32-bit values, which are overwritten. */
     void (*add_values)(const Plan *plan, uint32_t *values, size_t first, size_t n, FrameSums *sums);
+    /* Decode one LZ4 block as lz4_decode.h says, with its margins; NULL to use liblz4. */
+    bool (*lz4_decode)(const uint8_t *in, size_t n_in, uint8_t *out, size_t n_out);
     /* Add pending values to their cells and leave nothing pending. */
     void (*add_pending)(const Plan *plan, Pending *pending);
 } Kernel;
