@@ -168,6 +168,7 @@ class Beliefs:
 
     def _drop_listing(self, directory: Directory) -> None:
         listing, directory.listing = directory.listing, None
+        directory.child_xattrs = None
         if listing is not None:
             for page in listing.pages:
                 self.let_go(page)

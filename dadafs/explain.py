@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Callable
 
-from dadafs.node import Node, Xattrs, state_of
+import trio
+
+from dadafs.listing import Listing
+from dadafs.node import ChildXattrs, Directory, Node, Xattrs, state_of
 from dadafs.operations import Operations
 from dadafs.remote_file import RemoteFile
 from dadafs.wire.messages import Attr
@@ -22,6 +26,11 @@ _ACLS = {b"system.posix_acl_access", b"system.posix_acl_default"}
 _GROWING = 60
 #: What an origin without extended attributes answers.
 _WITHOUT = {errno.ENOTSUP, errno.ENOSYS}
+#: From the how-manyth question about children of one directory on they are asked for together, and for how many
+#: questions that is not tried again where there were too many.
+_TOGETHER = 3
+_MANY = 100_000
+_NONE: dict[bytes, bytes] = {}
 
 
 class Explainer:
@@ -30,6 +39,7 @@ class Explainer:
     def __init__(self, operations: Operations, *, head: str, export: str) -> None:
         self._operations = operations
         self._head = head
+        self._fetching = trio.Lock()
         self._export = export
         self._explained: dict[bytes, Callable[[Attr, RemoteFile | None], str]] = {
             b"version": _version,
@@ -65,22 +75,61 @@ class Explainer:
         """All attributes of the tree: those remembered hold while the change time stays the same."""
         operations = self._operations
         attr = await operations.attributes_of(node_id)
+        if not (stat.S_ISREG(attr.mode) or stat.S_ISDIR(attr.mode)):
+            return _NONE
+        place = operations.tree.place_of(node_id)
+        if place is not None:
+            values = await self._among_siblings(*place)
+            if values is not None:
+                return values
         node = operations.tree.node(node_id)
         known = node.xattrs
         if known is not None and known.state == state_of(attr):
             return known.values
         return await self._fetch(node, attr)
 
+    async def _among_siblings(self, directory: Directory, name: bytes) -> dict[bytes, bytes] | None:
+        """The attributes of a child of a listed directory, asked for together with its siblings' from the third on."""
+        listing = self._operations.beliefs.believed_listing(directory, self._operations.session.now())
+        if listing is None:
+            return None
+        known = directory.child_xattrs
+        if known is None or known.listing is not listing:
+            directory.xattrs_asked += 1
+            if directory.xattrs_asked < _TOGETHER:
+                return None
+            known = await self._fetch_children(directory, listing)
+        changed = directory.names.get(name)
+        if known is None or (changed is not None and changed.asked_at > known.asked_at):
+            return None
+        return known.values.get(name, _NONE)
+
+    async def _fetch_children(self, directory: Directory, listing: Listing) -> ChildXattrs | None:
+        """Ask for the attributes of everything in a directory, once for all that wait; None where that fails."""
+        async with self._fetching:
+            known = directory.child_xattrs
+            if known is not None and known.listing is listing:
+                return known
+            asked_at = self._operations.session.now()
+            try:
+                values = await self._operations.session.child_xattrs(self._operations.tree.path(directory))
+            except OSError as problem:
+                if problem.errno != errno.E2BIG:
+                    raise
+                directory.xattrs_asked = -_MANY
+                return None
+            directory.child_xattrs = ChildXattrs(listing, values, asked_at)
+            return directory.child_xattrs
+
     async def _fetch(self, node: Node, attr: Attr) -> dict[bytes, bytes]:
         operations = self._operations
-        asked_at = operations.session.now()
         try:
             values = await operations.session.xattrs(operations.tree.path_of(node.id))
         except OSError as problem:
             if problem.errno not in _WITHOUT:
                 raise
-            values = {}
-        node.xattrs = Xattrs(values, state_of(attr), asked_at)
+            values = _NONE
+        node.xattrs = Xattrs(values or _NONE, state_of(attr))
         return values
 
     def _tiers(self, attr: Attr, file: RemoteFile | None) -> str:

@@ -67,10 +67,21 @@ class Directory(Node):
 
     `own` is the belief about its own attributes; it counts only when asked at or after `void_at`, the last time a
     push told of a name that came or went. `pins` counts nodes that are linked here. `places` are its pages whose
-    names the kernel holds.
+    names the kernel holds. `xattrs_asked` counts how often attributes of single children were asked for.
     """
 
-    __slots__ = ("charged", "listing", "names", "own", "pins", "places", "subdirs", "void_at")
+    __slots__ = (
+        "charged",
+        "child_xattrs",
+        "listing",
+        "names",
+        "own",
+        "pins",
+        "places",
+        "subdirs",
+        "void_at",
+        "xattrs_asked",
+    )
 
     def __init__(self, node_id: int, dev: int, ino: int) -> None:
         super().__init__(node_id, dev, ino)
@@ -82,6 +93,8 @@ class Directory(Node):
         self.places: dict[Page, Place] = {}
         self.pins = 0
         self.charged = 0
+        self.child_xattrs: ChildXattrs | None = None
+        self.xattrs_asked = 0
 
 
 class Place:
@@ -107,11 +120,21 @@ def state_of(attr: Attr) -> State:
 
 
 class Xattrs:
-    """The extended attributes of a node, as they were in the state `state`, asked for at `asked_at`."""
+    """The extended attributes of a node, as they were in the state `state`."""
 
-    __slots__ = ("asked_at", "state", "values")
+    __slots__ = ("state", "values")
 
-    def __init__(self, values: dict[bytes, bytes], state: State | None, asked_at: float) -> None:
+    def __init__(self, values: dict[bytes, bytes], state: State) -> None:
         self.values = values
         self.state = state
+
+
+class ChildXattrs:
+    """The extended attributes of everything that was in `listing`, by name, asked for at `asked_at`."""
+
+    __slots__ = ("asked_at", "listing", "values")
+
+    def __init__(self, listing: Listing, values: dict[bytes, dict[bytes, bytes]], asked_at: float) -> None:
+        self.listing = listing
+        self.values = values
         self.asked_at = asked_at

@@ -143,6 +143,7 @@ class Operations:
             return
         if state[0] > told[0] or state[:2] == told[:2]:  # else the kernel does it itself, in the right order
             await self.kernel.pages_now(node.id)
+            await trio.sleep(_CUT_STEP)  # a reader that got hold of a page just before is done with it by now
             node.pages = state
 
     def _advance(self, node: Node, file: RemoteFile, found: Found, attr: Attr) -> None:

@@ -118,6 +118,26 @@ class Export:
             return {}
         return _read_xattrs(f"/proc/self/fd/{held.fd}")
 
+    def child_xattrs(self, path: bytes) -> dict[bytes, dict[bytes, bytes]]:
+        """The same for each file and directory in the directory `path`, by name; those without are left out."""
+        held = self.locate(path)
+        found: dict[bytes, dict[bytes, bytes]] = {}
+        total = 0
+        with os.scandir(f"/proc/self/fd/{held.fd}") as entries:
+            for entry in entries:
+                if not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
+                    continue
+                try:
+                    values = _read_xattrs(entry.path, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if values:
+                    found[os.fsencode(entry.name)] = values
+                    total += len(entry.name) + sum(len(name) + len(value) for name, value in values.items())
+                if total > XATTR_LIMIT:
+                    raise OSError(errno.E2BIG, f"more than {XATTR_LIMIT} bytes of extended attributes")
+        return found
+
     def statfs(self) -> StatfsReply:
         """statvfs of the file system that holds the export's root."""
         found = os.fstatvfs(self._root.fd)
@@ -162,11 +182,11 @@ def _open_quietly(path: str, flags: int) -> int:
         return os.open(path, flags)
 
 
-def _read_xattrs(path: str) -> dict[bytes, bytes]:
+def _read_xattrs(path: str, *, follow_symlinks: bool = True) -> dict[bytes, bytes]:
     values: dict[bytes, bytes] = {}
     total = 0
     try:
-        names = os.listxattr(path)
+        names = os.listxattr(path, follow_symlinks=follow_symlinks)
     except OSError as error:
         if error.errno == errno.ENOTSUP:
             return {}
@@ -175,7 +195,7 @@ def _read_xattrs(path: str) -> dict[bytes, bytes]:
         if not name.startswith(("user.", "system.posix_acl_")):
             continue
         try:
-            value = os.getxattr(path, name)
+            value = os.getxattr(path, name, follow_symlinks=follow_symlinks)
         except OSError as error:
             if error.errno in (errno.ENODATA, errno.ENOTSUP):  # removed meanwhile
                 continue

@@ -198,8 +198,10 @@ class Service:
 
     async def xattrs(self, session: Session, request: Xattrs) -> Reply:
         """User attributes and POSIX ACLs."""
-        exported = session.exported
-        return Reply(XattrsReply(await exported.pool.run(exported.export.xattrs, check(request.path))))
+        exported, path = session.exported, check(request.path)
+        if request.children:
+            return Reply(XattrsReply({}, await exported.pool.run(exported.export.child_xattrs, path)))
+        return Reply(XattrsReply(await exported.pool.run(exported.export.xattrs, path)))
 
     # --- open files -----------------------------------------------------------------------------------------
 
@@ -254,6 +256,8 @@ class Service:
             self.counters.events["changed"] += 1
             return Reply(Changed(found))
         reply = self._served(session, found, want, request)
+        seconds = trio.current_time() - begun
+        self.counters.wait(found.tier, seconds)
         self.recent.note(
             session.node,
             session.exported.name,
@@ -261,7 +265,7 @@ class Service:
             request.fragment,
             found.tier,
             reply.size,
-            trio.current_time() - begun,
+            seconds,
             prefetch=request.prefetch,
         )
         return reply

@@ -458,3 +458,23 @@ async def test_a_changed_attribute_is_fetched_again(tmp_path: Path) -> None:
     os.setxattr(tmp_path / "a", b"user.sample", b"bone")
     bench.session.push("a")
     assert await bench.explainer.getxattr(node, b"user.sample") == b"bone"
+
+
+@in_trio
+async def test_ls_l_asks_for_the_attributes_of_a_directory_once(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"f{number:02d}").write_bytes(b"")
+    os.setxattr(tmp_path / "f20", b"user.sample", b"bone")
+    bench = Bench(tmp_path)
+    ids = {}
+    for name in await bench.listdir():
+        ids[name] = (await bench.lookup(os.fsdecode(name))).id
+        with pytest.raises(OSError):
+            await bench.explainer.getxattr(ids[name], b"system.posix_acl_access")
+    assert bench.session.asked == {"list": 1, "xattrs": 2, "child_xattrs": 1}
+    assert bench.operations.statistics()["listed_nodes"] == 28, "no object was made for a question"
+    assert await bench.explainer.getxattr(ids[b"f20"], b"user.sample") == b"bone"
+    await trio.sleep(0.1)
+    os.setxattr(tmp_path / "f25", b"user.sample", b"skin")
+    bench.session.push("f25")
+    assert await bench.explainer.getxattr(ids[b"f25"], b"user.sample") == b"skin"

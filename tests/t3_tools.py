@@ -66,6 +66,7 @@ def _fill(tree: Path) -> None:
     os.chmod(tree / "big", 0o4711)
     os.chown(tree / "empty", 12345, 54321)
     os.setxattr(tree / "big", b"user.sample", b"bone")
+    subprocess.run(["setfacl", "-m", "u:12345:rx", tree / "scan", tree / "scan" / "scan_master.h5"], check=True)
     os.utime(tree / "empty", ns=(1, -5_000_000_001))
 
 
@@ -133,6 +134,13 @@ def test_git_fsck_and_status_are_content(served: Mounted) -> None:
     assert _run("git", "status", "--porcelain", cwd=served.mnt / "repo") == ""
     command = ("git", "log", "--stat", "--format=%H")
     assert _run(*command, cwd=served.mnt / "repo") == _run(*command, cwd=served.tree / "repo")
+
+
+def test_getfattr_and_getfacl_agree(served: Mounted) -> None:
+    for command in (("getfattr", "-R", "-h", "-d", "-m", "-", "."), ("getfacl", "-R", "-P", ".")):
+        there, here = (_run(*command, cwd=place) for place in (served.tree, served.mnt))
+        assert sorted(here.split("\n\n")) == sorted(there.split("\n\n"))
+        assert "bone" in there or "user:12345:r-x" in there
 
 
 def test_du_and_df(served: Mounted) -> None:

@@ -190,9 +190,13 @@ class Statfs(Message, frozen=True, tag=14):
 
 
 class Xattrs(Message, frozen=True, tag=15):
-    """All `user.*` attributes and POSIX ACLs of `path`; the reply is an `XattrsReply`."""
+    """All `user.*` attributes and POSIX ACLs of `path`; the reply is an `XattrsReply`.
+
+    With `children` of everything in the directory `path` instead: `ls -l` asks for them file by file.
+    """
 
     path: bytes
+    children: bool = False
 
 
 class GiveBack(Message, frozen=True, tag=16):
@@ -299,9 +303,10 @@ class StatfsReply(Message, frozen=True, tag=44):
 
 
 class XattrsReply(Message, frozen=True, tag=45):
-    """Extended attributes by name."""
+    """Extended attributes by name; `children` has them by the name of the child, of those that have any."""
 
     values: dict[bytes, bytes]
+    children: dict[bytes, dict[bytes, bytes]] = {}
 
 
 class Encoding(enum.IntEnum):

@@ -163,3 +163,9 @@ class FakeSession:
             os.fsencode(name): os.getxattr(real, name, follow_symlinks=False)
             for name in os.listxattr(real, follow_symlinks=False)
         }
+
+    async def child_xattrs(self, path: bytes) -> dict[bytes, dict[bytes, bytes]]:
+        self.asked["child_xattrs"] += 1
+        found = {name: await self.xattrs(os.path.join(path, name)) for name in os.listdir(self._real(path))}
+        self.asked["xattrs"] -= len(found)
+        return {name: values for name, values in found.items() if values}
