@@ -180,14 +180,22 @@ class NodeConnection:
             self._slots.release_on_behalf_of(holder)
 
     async def _send(self, request_id: int, reply: Reply) -> None:
-        """Send a reply. Nothing yields between a lease's last check and its place in the queue of `_order`."""
-        async with self._order:
-            if reply.parts:
-                fd = reply.parts[0].record.fd
-                segments = [(part.offset, part.length) for part in reply.parts]
-                await self.channel.send_file(Kind.REPLY, request_id, reply.message, fd, segments)
-            else:
-                await self.channel.send(Kind.REPLY, request_id, reply.message, reply.buffers)
+        """Send a reply. On the control channel nothing yields between a lease's last check and its place in the queue
+        of `_order`; data channels carry no leases, and the channel keeps their frames apart by itself.
+        """
+        if self.is_control:
+            async with self._order:
+                await self._transmit(request_id, reply)
+        else:
+            await self._transmit(request_id, reply)
+
+    async def _transmit(self, request_id: int, reply: Reply) -> None:
+        if reply.parts:
+            segments = [(part.offset, part.length) for part in reply.parts]
+            fd = reply.parts[0].record.fd
+            await self.channel.send_file(Kind.REPLY, request_id, reply.message, fd, segments)
+        else:
+            await self.channel.send(Kind.REPLY, request_id, reply.message, reply.buffers)
 
     async def _push(self, message: Message) -> None:
         with suppress(ChannelClosed):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 #: Where a fragment was found, best first.
 TIERS = ("memory", "ssd", "origin")
@@ -17,6 +19,28 @@ class Tally:
     bytes: int = 0
 
 
+#: Upper bounds of the buckets of a histogram of waiting times, in seconds.
+BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+@dataclass
+class Histogram:
+    """How long something took, in buckets."""
+
+    total: float = 0.0
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.total += seconds
+
+    def cumulative(self) -> list[tuple[str, int]]:
+        """`(upper bound, how many took at most that)`, the last bound being `+Inf`."""
+        bounds = [*map(str, BOUNDS), "+Inf"]
+        return list(zip(bounds, accumulate(self.counts), strict=True))
+
+
 @dataclass
 class Counters:
     """All counters of one head; they only grow."""
@@ -25,6 +49,14 @@ class Counters:
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)  # (export, kind of request)
     origin: Counter[tuple[str, str]] = field(default_factory=Counter)  # (export, what)
     events: Counter[str] = field(default_factory=Counter)
+    waited: dict[str, Histogram] = field(default_factory=dict)  # tier: reads that had to wait
+
+    def wait(self, tier: str, seconds: float) -> None:
+        """A read waited for so long until `tier` could answer it."""
+        histogram = self.waited.get(tier)
+        if histogram is None:
+            histogram = self.waited[tier] = Histogram()
+        histogram.observe(seconds)
 
     def serve(self, export: str, node: str, tier: str, size: int) -> None:
         """A read of `size` bytes was answered from `tier`."""
@@ -50,4 +82,5 @@ class Counters:
                 for (export, what), count in sorted(self.origin.items())
             ],
             "events": dict(sorted(self.events.items())),
+            "waited": {tier: dict(histogram.cumulative()) for tier, histogram in sorted(self.waited.items())},
         }

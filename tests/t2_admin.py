@@ -8,6 +8,7 @@ import re
 import socket
 import stat
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,26 @@ def test_bundle_and_drain(head: HeadProcess, admin: Socket) -> None:
     assert head.process.wait(60) == 0
     assert re.search("draining", head.text())
     assert not head.admin_socket.exists()
+
+
+def test_metrics_have_what_the_counters_have(tmp_path: Path, tree: Path, expected_log: ExpectedLog) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    head = HeadProcess(tmp_path / "metered", {"data": tree}, options=("--metrics", f"127.0.0.1:{port}"))
+
+    async def main() -> None:
+        async with connected(head.port, name="node17") as node:
+            opened = await node.open(b"scan/file1")
+            await node.read(Read(opened.handle, opened.attr.version, 0, 0, 16))
+
+    trio.run(main)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as response:
+        lines = response.read().decode().splitlines()
+    assert f'dadafsd_read_bytes_total{{export="data",node="node17",tier="origin"}} {MIB}.0' in lines or (
+        'dadafsd_read_bytes_total{export="data",node="node17",tier="origin"} 1.048576e+06' in lines
+    )
+    assert 'dadafsd_origin_reads_total{export="data"} 1.0' in lines
+    assert 'dadafsd_tier_state{state="normal",tier="ssd"} 1.0' in lines
+    assert 'dadafsd_read_seconds_count{tier="origin"} 1.0' in lines
+    assert head.stop() == 0
+    head.check_log(expected_log)

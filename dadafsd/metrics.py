@@ -1,0 +1,160 @@
+"""Prometheus metrics of a head, collected when they are asked for; names and units by the conventions of Prometheus."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from dadafs.errors import ExitCode, UserError
+from dadafsd.counters import Histogram
+
+if TYPE_CHECKING:
+    from dadafsd.head import Head
+
+_TIER_GAUGES = {
+    "size": ("dadafsd_tier_size_bytes", "How much the tier may hold"),
+    "used": ("dadafsd_tier_used_bytes", "What the tier holds"),
+    "free": ("dadafsd_tier_filesystem_free_bytes", "Free space of the file system below the tier"),
+    "fragments": ("dadafsd_tier_fragments", "Fragments in the tier"),
+}
+_TIER_COUNTERS = ("hits", "misses", "bypassed", "damaged", "inserted", "evicted", "evicted_unread", "errors")
+_STATES = ("normal", "unstable", "down")
+
+
+class HeadCollector(Collector):
+    """Reads the head's counters; runs in the thread of the HTTP server and only looks."""
+
+    def __init__(self, head: Head) -> None:
+        self._head = head
+
+    def collect(self) -> Iterable[Metric]:
+        """Every metric with its present value."""
+        yield from self._served()
+        yield from self._events()
+        yield from self._exports()
+        yield from self._memory()
+        yield from self._tiers()
+        yield from self._latency()
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the set of metrics is known when they are collected."""
+        return []
+
+    def _served(self) -> Iterator[Metric]:
+        reads = CounterMetricFamily("dadafsd_reads", "Reads answered", labels=("export", "node", "tier"))
+        sizes = CounterMetricFamily("dadafsd_read_bytes", "Bytes sent for reads", labels=("export", "node", "tier"))
+        for labels, tally in list(self._head.counters.served.items()):
+            reads.add_metric(labels, tally.reads)
+            sizes.add_metric(labels, tally.bytes)
+        yield reads
+        yield sizes
+
+    def _events(self) -> Iterator[Metric]:
+        counters = self._head.counters
+        requests = CounterMetricFamily("dadafsd_requests", "Requests received", labels=("export", "request"))
+        for (export, kind), count in list(counters.requests.items()):
+            requests.add_metric((export, kind), count)
+        yield requests
+        events = CounterMetricFamily(
+            "dadafsd_events", "Events out of the ordinary (docs/admin-socket.md)", labels=("event",)
+        )
+        for event, count in list(counters.events.items()):
+            events.add_metric((event,), count)
+        yield events
+        failures = CounterMetricFamily(
+            "dadafsd_failures", "Requests that failed, by error site", labels=("site", "name")
+        )
+        for site, count in list(self._head.service.errors.counts.items()):
+            failures.add_metric((str(int(site)), site.name.lower()), count)
+        yield failures
+        yield GaugeMetricFamily("dadafsd_sessions", "Open sessions", value=len(self._head.sessions))
+        yield GaugeMetricFamily("dadafsd_start_time_seconds", "When this head started", value=self._head.started_at)
+
+    def _exports(self) -> Iterator[Metric]:
+        exports = list(self._head.exports.values())
+        yield _gauge("dadafsd_open_files", "Files held open", "export", {e.name: len(e.files) for e in exports})
+        yield _gauge("dadafsd_origin_calls", "Calls into the origin", "export", {e.name: e.pool.busy for e in exports})
+        yield _gauge(
+            "dadafsd_origin_calls_stuck",
+            "Calls that the origin has not answered within their deadline",
+            "export",
+            {e.name: e.pool.stuck for e in exports},
+        )
+        origin = {what: _counter(f"dadafsd_origin_{what}", help_text, "export") for what, help_text in _ORIGIN.items()}
+        for (export, what), count in list(self._head.counters.origin.items()):
+            origin[what].add_metric((export,), count)
+        yield from origin.values()
+
+    def _memory(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("dadafsd_memory_used_bytes", "Fragments in memory", value=self._head.memory.weight)
+        yield GaugeMetricFamily(
+            "dadafsd_memory_limit_bytes", "Fragments in memory at most", value=self._head.memory.limit
+        )
+        if self._head.store is not None:
+            queued = self._head.store.queued
+            yield GaugeMetricFamily("dadafsd_write_queue_bytes", "Fragments waiting for the disk", value=queued)
+
+    def _tiers(self) -> Iterator[Metric]:
+        if self._head.store is None:
+            return
+        tiers = self._head.store.store.status()
+        for attribute, (name, help_text) in _TIER_GAUGES.items():
+            yield _gauge(name, help_text, "tier", {tier.name: getattr(tier, attribute) for tier in tiers})
+        state = GaugeMetricFamily("dadafsd_tier_state", "1 for the state the tier is in", labels=("tier", "state"))
+        for tier in tiers:
+            for one in _STATES:
+                state.add_metric((tier.name, one), float(tier.state == one))
+        yield state
+        for attribute in _TIER_COUNTERS:
+            metric = _counter(f"dadafsd_tier_{attribute}", f"Fragments of the tier: {attribute}", "tier")
+            for tier in tiers:
+                metric.add_metric((tier.name,), getattr(tier.counts, attribute))
+            yield metric
+
+    def _latency(self) -> Iterator[Metric]:
+        metric = HistogramMetricFamily(
+            "dadafsd_read_seconds", "Time until a read that had to wait could be answered", labels=("tier",)
+        )
+        for tier, histogram in list(self._head.counters.waited.items()):
+            metric.add_metric((tier,), *_buckets(histogram))
+        yield metric
+
+
+_ORIGIN = {"reads": "Reads of the origin", "bytes": "Bytes read from the origin", "polls": "Looks for changes"}
+
+
+def _gauge(name: str, help_text: str, label: str, values: dict[str, Any]) -> GaugeMetricFamily:
+    metric = GaugeMetricFamily(name, help_text, labels=(label,))
+    for key, value in values.items():
+        metric.add_metric((key,), value)
+    return metric
+
+
+def _counter(name: str, help_text: str, label: str) -> CounterMetricFamily:
+    return CounterMetricFamily(name, help_text, labels=(label,))
+
+
+def _buckets(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
+    return [(text, count) for text, count in histogram.cumulative()], histogram.total
+
+
+def start(head: Head, host: str, port: int) -> Callable[[], None]:
+    """Serve the metrics from a thread; returns what stops it. Raises UserError where it cannot listen."""
+    registry = CollectorRegistry()
+    registry.register(HeadCollector(head))
+    try:
+        server, thread = start_http_server(port, addr=host, registry=registry)
+    except OSError as error:
+        raise UserError(f"Cannot serve metrics on {host}:{port}: {error.strerror}.", ExitCode.FAILED) from None
+    return lambda: _stop(server, thread)
+
+
+def _stop(server: Any, thread: threading.Thread) -> None:
+    server.shutdown()
+    server.server_close()
+    thread.join(5)
