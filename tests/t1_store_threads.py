@@ -63,7 +63,7 @@ def test_threads_on_the_same_keys(tmp_path: Path, expected_log: ExpectedLog) -> 
     again = FragmentStore.open([settings])
     try:
         wait_until(lambda: again.status()[0].scanned, "the scan is done")
-        assert list((tmp_path / "cache" / "new").iterdir()) == []
+        assert list((tmp_path / "cache" / "new").glob("[0-9a-f]*")) == []
     finally:
         again.close()
 
@@ -96,3 +96,21 @@ def test_a_store_is_closed_while_it_is_used(tmp_path: Path) -> None:
     assert store.lookup(KEYS[0]) is None
     assert not insert(store, KEYS[0])
     assert tiers[0].lookup(KEYS[0]) is None
+
+
+def test_a_snapshot_is_taken_over_while_the_tier_is_used(tmp_path: Path) -> None:
+    """What is inserted and read before the old index is there is not forgotten when it comes."""
+    settings = TierSettings(tmp_path / "cache", 64 * MIB)
+    store = FragmentStore.open([settings])
+    assert all(insert(store, key) for key in KEYS[:40])
+    store.close()
+    for _ in range(5):
+        again = FragmentStore.open([settings])
+        try:
+            assert all(insert(again, key) for key in KEYS[40:])
+            wait_until(lambda store=again: store.status()[0].scanned, "the scan is done")
+            assert again.status()[0].fragments == len(KEYS)
+            on_disk = sum(path.stat().st_size for path in (tmp_path / "cache" / "fragments").glob("*/*"))
+            assert again.status()[0].used == on_disk
+        finally:
+            again.close()

@@ -1,6 +1,6 @@
 """Fault: kill -9 of the process that fills the cache, again and again at random moments. No wrong byte ever.
 
-DADAFS_KILLS is the number of rounds (30 unless set).
+DADA_KILL_ROUNDS is the number of rounds (30 unless set).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from dadafsd.store import FragmentStore, TierSettings
 from tests.harness.fragments import MIB, data_of, key_of, read
 
-ROUNDS = int(os.environ.get("DADAFS_KILLS", "30"))
+ROUNDS = int(os.environ.get("DADA_KILL_ROUNDS", "30"))
 KEYS = [key_of(number, size=number * 256 * 1024 + 70_000) for number in range(60)]
 
 # Forks a child per line of input (directory, seconds) that opens the store and inserts and evicts without end; kills

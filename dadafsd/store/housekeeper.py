@@ -16,7 +16,7 @@ import numpy as np
 from dadafsd.store import snapshot
 from dadafsd.store.files import FAN_OUT, DirectoryInUse
 from dadafsd.store.health import State
-from dadafsd.store.index import stamp
+from dadafsd.store.index import FragmentIndex, stamp
 from dadafsd.store.record import DATA_OFFSET, UNIT, DamagedRecord, decode_header, file_mark, units
 from dadafsd.store.tier import NO_DESCRIPTORS, NO_RECORD, Tier
 
@@ -37,7 +37,8 @@ class Housekeeper:
         self.scanned = False  #: whether the index knows everything that lies in the directory
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._restored = False
+        self.restored = False  #: whether the snapshot was looked at
+        self._ordered = False  # whether the index came with an order of eviction
         self._saved_at = time.monotonic()
 
     def start(self) -> None:
@@ -57,6 +58,8 @@ class Housekeeper:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
+                if not self.restored:
+                    self.restore()
                 if not self.scanned and self.tier.state is not State.DOWN:
                     self.scan()
                 self.round()
@@ -85,23 +88,24 @@ class Housekeeper:
 
     # --- the index ---------------------------------------------------------------------------------------------
 
-    def restore(self) -> bool:
-        """Take over the snapshot of the last life; whether there was a sound one."""
+    def restore(self) -> None:
+        """Take over the snapshot of the last life, if there is a sound one; the tier may be in use meanwhile."""
+        self.restored = True
         try:
             data = self.tier.files.read_file(SNAPSHOT_FILE)
         except OSError:
-            data = None
+            return
         queues = snapshot.decode(data) if data else None
-        if queues is None:
-            return False
-        self.tier.index.restore(*queues)
-        self._restored = True
-        return True
+        if queues is not None:
+            index = FragmentIndex()
+            index.restore(*queues)
+            self.tier.take_over(index)
+            self._ordered = True
 
     def save(self) -> None:
         """Write the snapshot; a disk that does not take it costs the order of eviction at the next start."""
         self._saved_at = time.monotonic()
-        if self.tier.writing.state is State.DOWN:
+        if self.tier.writing.state is State.DOWN or not self.restored:
             return
         try:
             self.tier.files.write_file(SNAPSHOT_FILE, snapshot.encode(*self.tier.queues()))
@@ -125,7 +129,7 @@ class Housekeeper:
             self._forget(np.setdiff1d(expected, found).tolist())
             if len(found):
                 self._stopping.wait(_SCAN_PAUSE)
-        if not self._restored:
+        if not self._ordered:
             self.tier.order_by_age()
         self.scanned = True
         self.save()

@@ -101,6 +101,12 @@ class FragmentIndex:
             self._push(True, key, file, units | when << _STAMP_SHIFT)
             self.units += units
 
+    def insert_as(self, key: int, file: int, info: int) -> None:
+        """Insert an entry as it stood in another index, unless it is known."""
+        if key not in self:
+            self._push(False, key, file, info)
+            self.units += info & _UNITS
+
     def touch(self, key: int) -> bool:
         """`key` was read; whether it is held."""
         position = self._table.get(key)

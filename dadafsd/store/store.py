@@ -127,13 +127,14 @@ class FragmentStore:
             raise UserError(f"There are two tiers called {settings.name}: give each its own name.", ExitCode.USAGE)
         tier = Tier(settings, _open_files(settings), lambda: self._pins.marks(time.time()))
         keeper = Housekeeper(tier)
-        keeper.restore()
         self._load_pins(tier)
         _check_space(tier)
         self._keepers[settings.name] = keeper
         self._tiers = (*self._tiers, tier)
         if housekeeping:
             keeper.start()
+        else:
+            keeper.restore()
 
     def remove_tier(self, name: str) -> None:
         """Stop using a directory; its records stay there for another time. `KeyError` for an unknown name."""
@@ -241,7 +242,7 @@ def _open_files(settings: TierSettings) -> TierFiles:
 def _check_space(tier: Tier) -> None:
     """Refuse to start on a full disk where evicting could not help."""
     floor = max(tier.settings.floor, _LEAST_FREE)
-    if tier.files.free() >= floor or len(tier.index) or tier.files.has_any_record():
+    if tier.files.free() >= floor or tier.files.has_any_record():
         return
     tier.files.close()
     raise _full(tier.files.directory, f" (less than {format_size(floor)} are free)")

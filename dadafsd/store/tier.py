@@ -353,6 +353,14 @@ class Tier:
 
     # --- the index, for the housekeeper -------------------------------------------------------------------------
 
+    def take_over(self, index: FragmentIndex) -> None:
+        """Use the index of an earlier life; what came since the tier was opened is added to it."""
+        with self._lock:
+            for entries in self.index.state():
+                for key, file, info in zip(*(values.tolist() for values in entries), strict=True):
+                    index.insert_as(key, file, info)
+            self.index = index
+
     def adopt(self, digest: int, mark: int, size: int, when: int) -> None:
         """A record of `size` units was found on disk."""
         with self._lock:
