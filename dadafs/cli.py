@@ -82,11 +82,11 @@ def umount_command(mountpoint: str, lazy: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status_command(mountpoint: str, as_json: bool) -> None:
     """Show how a mount is doing, without touching it."""
-    report = _status(mountpoint)
+    report = mount_status(mountpoint)
     click.echo(json.dumps(report, indent=2) if as_json else render(report), nl=as_json)
 
 
-def _status(mountpoint: str) -> dict[str, object]:
+def mount_status(mountpoint: str) -> dict[str, object]:
     from dadafs.status_socket import ask
     from dadafs.unmount import without_touching
 

@@ -1,0 +1,3 @@
+from dadafs.ctl.cli import main
+
+main()

@@ -1,0 +1,314 @@
+"""The `dadafsctl` command line. Every command takes `--json`; what it prints then is what the head answered."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from dadafs import __version__
+from dadafs.cli import run_command
+from dadafs.ctl import screens
+from dadafs.ctl.client import DEFAULT_SOCKET, Head, Reply
+from dadafs.errors import UserError
+from dadafs.quantity import format_size, parse_duration
+
+Command = Callable[..., Any]
+
+
+class Context:
+    """What all commands share: the head (connected on first use) and how to print."""
+
+    def __init__(self, socket: str | None, as_json: bool) -> None:
+        self.as_json = as_json
+        self.console = Console(highlight=False, soft_wrap=False)
+        self._socket = socket
+        self._head: Head | None = None
+
+    @property
+    def head(self) -> Head:
+        if self._head is None:
+            self._head = Head(self._socket)
+        return self._head
+
+    def show(self, reply: Reply, render: Callable[[], object]) -> None:
+        """The reply as JSON, or what `render` makes of it."""
+        if self.as_json:
+            click.echo(json.dumps(reply, indent=2))
+        else:
+            self.console.print(render())
+
+    def follow(self, job: Reply) -> None:
+        """Show a job until it has ended; a job that failed is an error."""
+        if self.as_json:
+            job = self.head.follow(job, lambda _: None)
+            click.echo(json.dumps(job, indent=2))
+        else:
+            job = self._follow_with_bar(job)
+            for problem in job["problems"]:
+                self.console.print(str(problem))
+        if job["state"] not in {"done", "running"}:
+            raise UserError(f"{job['kind']} {job['target']} {job['state']}: {job['message'] or 'no reason given'}")
+
+    def _follow_with_bar(self, job: Reply) -> Reply:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[size]}"))
+        with Progress(*columns, TimeElapsedColumn(), console=self.console) as bar:
+            task = bar.add_task(f"{job['kind']} {job['target']}", total=None, size="")
+
+            def show(job: Reply) -> None:
+                bar.update(task, completed=job["done"], total=job["total"] or None, size=format_size(job["bytes"]))
+
+            return self.head.follow(job, show)
+
+
+pass_context = click.make_pass_decorator(Context)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="dadafsctl")
+@click.option("--socket", metavar="PATH", help=f"Admin socket of the head.  [DADAFS_ADMIN_SOCKET, {DEFAULT_SOCKET}]")
+@click.option("--json", "as_json", is_flag=True, help="Print what the head answers as JSON.")
+@click.pass_context
+def cli(context: click.Context, socket: str | None, as_json: bool) -> None:
+    """Look at a running head and change it while it runs."""
+    context.obj = Context(socket, as_json)
+
+
+def _export(command: Command) -> Command:
+    return click.option("--export", metavar="NAME", help="Which export, where the head has several.")(command)
+
+
+# --- looking ------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("mountpoint", required=False)
+@pass_context
+def status(context: Context, mountpoint: str | None) -> None:
+    """One screen: tiers, hit ratios, origin, nodes; or the status of the mount at MOUNTPOINT."""
+    if mountpoint is not None:
+        from dadafs.cli import mount_status
+        from dadafs.report import render
+
+        report = mount_status(mountpoint)
+        context.show(report, lambda: render(report))
+        return
+    answer, counters = context.head.ask("status"), context.head.ask("counters")
+    sessions = context.head.ask("sessions")["sessions"]
+    whole = answer | {"counters": counters, "nodes": sessions}
+    context.show(whole, lambda: screens.status_screen(answer, counters))
+
+
+@cli.command()
+@click.option("--interval", default="1s", show_default=True, help="How often.")
+@click.option("--count", type=click.IntRange(1), help="End after so many screens.")
+@pass_context
+def top(context: Context, interval: str, count: int | None) -> None:
+    """Live: who reads how much from which tier, and what had to wait."""
+    pause = parse_duration(interval)
+    before = context.head.ask("counters")
+    with Live(console=context.console, auto_refresh=False, transient=False) as live:
+        while count is None or count > 0:
+            time.sleep(pause)
+            after = context.head.ask("counters")
+            sessions, recent = context.head.ask("sessions"), context.head.ask("recent", limit=15)
+            if context.as_json:
+                click.echo(json.dumps({"before": before, "after": after} | sessions | recent))
+            else:
+                live.update(screens.top_screen(before, after, sessions, recent), refresh=True)
+            before = after
+            count = count and count - 1
+
+
+@cli.command()
+@click.argument("path")
+@_export
+@pass_context
+def cached(context: Context, path: str, export: str | None) -> None:
+    """How much of PATH (in the export) each tier holds."""
+    reply = context.head.ask("cached", path=path, export=export)
+    context.show(reply, lambda: screens.explain_screen([], reply, path))
+
+
+@cli.command()
+@click.argument("path")
+@_export
+@pass_context
+def explain(context: Context, path: str, export: str | None) -> None:
+    """Why was reading PATH slow: which tier answered, and how long that took."""
+    where = context.head.ask("cached", path=path, export=export)
+    reads = context.head.ask("recent", path=path, export=export, limit=1000)["reads"]
+    context.show({"cached": where, "reads": reads}, lambda: screens.explain_screen(reads, where, path))
+
+
+@cli.command()
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="File to write.  [dadafs-bundle-TIME.json]")
+@pass_context
+def bundle(context: Context, output: str | None) -> None:
+    """Everything for a bug report, in one file; asks the head only, never a mount, and holds no secrets."""
+    output = output or time.strftime("dadafs-bundle-%Y%m%d-%H%M%S.json")
+    with open(output, "w") as file:
+        json.dump(context.head.ask("bundle"), file, indent=1)
+    context.show({"file": output}, lambda: f"Everything is in {output}; look through it before you send it away.")
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+@cli.command(name="get")
+@click.argument("name", required=False)
+@pass_context
+def get_command(context: Context, name: str | None) -> None:
+    """Settings that can be changed live, with the source of each value."""
+    reply = context.head.ask("get", name=name)
+    rows = [(row["name"], screens.setting_value(row["name"], row["value"]), row["source"]) for row in reply["settings"]]
+    context.show(reply, lambda: screens.table(("setting", "value", "from"), rows))
+
+
+@cli.command(name="set")
+@click.argument("setting", metavar="NAME=VALUE")
+@click.option("--for", "how_long", metavar="TIME", help="Fall back by itself after so long, e.g. 2h.")
+@pass_context
+def set_command(context: Context, setting: str, how_long: str | None) -> None:
+    """Change a setting of the running head."""
+    name, equals, value = setting.partition("=")
+    if not equals:
+        raise UserError(f"Write NAME=VALUE, for example tier.ssd.size=2TiB, not {setting}.")
+    seconds = None if how_long is None else parse_duration(how_long)
+    reply = context.head.ask("set", name=name.strip(), value=value.strip(), seconds=seconds)
+    row = reply["setting"]
+    until = f" for {how_long}" if how_long else ""
+    context.show(reply, lambda: f"{row['name']} is {value.strip()}{until}.")
+
+
+@cli.command()
+@click.argument("name")
+@pass_context
+def reset(context: Context, name: str) -> None:
+    """Take a live change back."""
+    reply = context.head.ask("reset", name=name)
+    context.show(reply, lambda: f"{name} is {reply['setting']['value']} again.")
+
+
+# --- the cache ----------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("path")
+@_export
+@click.option("--follow", metavar="TIME", help="Go on while the scan is written, until nothing changed for so long.")
+@click.option("--no-links", is_flag=True, help="Do not follow the external links of HDF5 files.")
+@pass_context
+def warm(context: Context, path: str, export: str | None, follow: str | None, no_links: bool) -> None:
+    """Bring PATH, and what HDF5 master files there link to, into the cache."""
+    seconds = 0 if follow is None else parse_duration(follow)
+    reply = context.head.ask("warm", path=path, export=export, follow=seconds, links=not no_links)
+    context.follow(reply["job"])
+
+
+@cli.command()
+@click.argument("path")
+@_export
+@click.option("--for", "how_long", default="7d", show_default=True, metavar="TIME", help="How long.")
+@click.option("--no-warm", is_flag=True, help="Keep what is cached, fetch nothing.")
+@pass_context
+def pin(context: Context, path: str, export: str | None, how_long: str, no_warm: bool) -> None:
+    """Keep PATH in the cache for some time."""
+    seconds = parse_duration(how_long)
+    reply = context.head.ask("pin", path=path, export=export, seconds=seconds, warm=not no_warm)
+    context.show(reply, lambda: f"{path} is kept until {time.ctime(reply['until'])}.")
+    if reply["job"] is not None and not context.as_json:
+        context.follow(reply["job"])
+
+
+@cli.command()
+@click.argument("path")
+@_export
+@pass_context
+def unpin(context: Context, path: str, export: str | None) -> None:
+    """PATH may be evicted again."""
+    reply = context.head.ask("unpin", path=path, export=export)
+    context.show(reply, lambda: f"{path} may be evicted again.")
+
+
+@cli.command()
+@pass_context
+def pins(context: Context) -> None:
+    """What is pinned, and until when."""
+    reply = context.head.ask("pins")
+    rows = [(row["export"], row["path"], row["files"], time.ctime(row["until"])) for row in reply["pins"]]
+    context.show(reply, lambda: screens.table(("export", "path", "files ", "until"), rows))
+
+
+@cli.command()
+@click.argument("path")
+@_export
+@pass_context
+def evict(context: Context, path: str, export: str | None) -> None:
+    """Delete what is cached of PATH."""
+    reply = context.head.ask("evict", path=path, export=export)
+    context.show(reply, lambda: f"{reply['evicted']} fragments deleted.")
+
+
+@cli.command()
+@click.option("--sample", default="100%", show_default=True, help="How much of the cache, e.g. 1%.")
+@pass_context
+def verify(context: Context, sample: str) -> None:
+    """Check the checksums of what is cached; damaged fragments are deleted and listed."""
+    try:
+        part = float(sample.removesuffix("%")) / (100 if sample.endswith("%") else 1)
+    except ValueError:
+        raise UserError(f"Write a share like 1% or 0.01, not {sample}.") from None
+    context.follow(context.head.ask("verify", sample=part)["job"])
+
+
+@cli.command()
+@pass_context
+def jobs(context: Context) -> None:
+    """Warming, pinning and verifying that is under way, and what became of the latest."""
+    reply = context.head.ask("jobs")
+    rows = [
+        (job["id"], job["kind"], job["target"], job["state"], format_size(job["bytes"]), job["message"])
+        for job in reply["jobs"]
+    ]
+    context.show(reply, lambda: screens.table(("job ", "what", "target", "state", "bytes ", "message"), rows))
+
+
+@cli.command()
+@click.argument("job", type=int)
+@pass_context
+def cancel(context: Context, job: int) -> None:
+    """End a job."""
+    reply = context.head.ask("cancel", job=job)
+    context.show(reply, lambda: f"job {job} is {reply['job']['state']}.")
+
+
+@cli.command()
+@click.confirmation_option(prompt="Nodes will wait for another head. Drain this one?")
+@pass_context
+def drain(context: Context) -> None:
+    """Tell the nodes, finish what is under way, and end the head."""
+    reply = context.head.ask("drain")
+    context.show(reply, lambda: "The head finishes what is under way and ends.")
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of SHELL, e.g. for /etc/bash_completion.d."""
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    assert made is not None
+    click.echo(made(cli, {}, "dadafsctl", "_DADAFSCTL_COMPLETE").source())
+
+
+def main() -> None:
+    """Entry point of `dadafsctl`."""
+    run_command("dadafsctl", lambda: cli(prog_name="dadafsctl", standalone_mode=False))

@@ -1,0 +1,145 @@
+"""`dadafsctl` against a real head: each command, as text and as JSON, and each mistake as a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.checklogs import ExpectedLog
+from tests.harness.processes import HeadProcess, wait_until
+
+Ctl = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dadafs.ctl", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "COLUMNS": "160", **(env or {})},
+    )
+
+
+@pytest.fixture
+def head(tmp_path: Path, expected_log: ExpectedLog) -> Iterator[HeadProcess]:
+    tree = tmp_path / "tree"
+    (tree / "scan").mkdir(parents=True)
+    with h5py.File(tree / "scan" / "data_000001.h5", "w") as data:
+        data["entry/data/data"] = np.zeros(3 << 20, np.uint8)
+    with h5py.File(tree / "scan" / "master.h5", "w") as master:
+        master["entry/data/data_000001"] = h5py.ExternalLink("data_000001.h5", "/entry/data/data")
+    (tree / "plain").write_bytes(os.urandom(2 << 20))
+    head = HeadProcess(tmp_path / "head", {"data": tree})
+    yield head
+    head.stop()
+    head.check_log(expected_log)
+
+
+@pytest.fixture
+def ctl(head: HeadProcess) -> Ctl:
+    """Runs a command against `head` that must succeed."""
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        done = run("--socket", str(head.admin_socket), *words)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return call
+
+
+def answer(done: subprocess.CompletedProcess[str]) -> Any:
+    return json.loads(done.stdout)
+
+
+def test_status_is_one_screen_with_tiers_and_exports(ctl: Ctl) -> None:
+    text = ctl("status").stdout
+    assert "memory" in text
+    assert "data" in text
+    assert "inotify" in text
+    assert answer(ctl("--json", "status"))["exports"][0]["name"] == "data"
+
+
+def test_warm_follows_the_links_of_a_master_file(ctl: Ctl) -> None:
+    ctl("warm", "scan/master.h5")
+    wait_until(
+        lambda: sum(answer(ctl("--json", "cached", "scan/data_000001.h5"))["tiers"].values()) > 3 << 20,
+        "the linked data file is on the SSD",
+    )
+    assert "data_000001.h5" in ctl("explain", "scan/data_000001.h5").stdout
+
+
+def test_pin_unpin_and_evict(ctl: Ctl) -> None:
+    ctl("pin", "plain", "--for", "1h")
+    assert [pin["path"] for pin in answer(ctl("--json", "pins"))["pins"]] == ["plain"]
+    assert "plain" in ctl("pins").stdout
+    ctl("unpin", "plain")
+    assert answer(ctl("--json", "pins"))["pins"] == []
+    wait_until(lambda: answer(ctl("--json", "evict", "plain"))["evicted"] >= 0, "eviction answers")
+    assert sum(answer(ctl("--json", "cached", "plain"))["tiers"].values()) == 0
+
+
+def test_settings_are_changed_for_some_time_and_name_their_source(ctl: Ctl) -> None:
+    settings = answer(ctl("--json", "get"))["settings"]
+    size = next(row["name"] for row in settings if row["name"].endswith(".size"))
+    ctl("set", f"{size}=128MiB", "--for", "1h")
+    changed = answer(ctl("--json", "get", size))["settings"][0]
+    assert int(changed["value"]) == 128 << 20
+    assert "128 MiB" in ctl("get").stdout
+    ctl("reset", size)
+    assert answer(ctl("--json", "get", size))["settings"][0]["source"] != changed["source"]
+
+
+def test_verify_finds_a_damaged_fragment(ctl: Ctl, head: HeadProcess, expected_log: ExpectedLog) -> None:
+    expected_log.add("damaged|checksum")
+    ctl("warm", "plain")
+    wait_until(lambda: sum(answer(ctl("--json", "cached", "plain"))["tiers"].values()) > 2 << 20, "it is on the SSD")
+    record = max(
+        (path for path in head.cache_dir.rglob("*") if path.is_file()),
+        key=lambda path: (path.stat().st_size, path.name),
+    )
+    with record.open("r+b") as file:
+        file.seek(5000)
+        file.write(b"damage")
+    assert len(answer(ctl("--json", "verify"))["problems"]) == 1
+    assert answer(ctl("--json", "verify"))["problems"] == []
+
+
+def test_top_jobs_bundle_and_completion(ctl: Ctl, tmp_path: Path) -> None:
+    ctl("top", "--interval", "50ms", "--count", "2")
+    ctl("jobs")
+    output = tmp_path / "bundle.json"
+    ctl("bundle", "-o", str(output))
+    assert "tasks" in json.loads(output.read_text())
+    assert "_DADAFSCTL_COMPLETE" in ctl("completion", "bash").stdout
+    assert "_DADAFSCTL_COMPLETE" in ctl("completion", "zsh").stdout
+
+
+def test_mistakes_are_one_sentence(head: HeadProcess, tmp_path: Path) -> None:
+    for words, code, said in (
+        (("--socket", str(tmp_path / "nothing"), "status"), 3, "No head answers"),
+        (("--socket", str(head.admin_socket), "set", "no.such.setting=1"), 1, "no.such.setting"),
+        (("--socket", str(head.admin_socket), "set", "nonsense"), 1, "NAME=VALUE"),
+        (("--socket", str(head.admin_socket), "cached", "../outside"), 1, "outside"),
+        (("--socket", str(head.admin_socket), "verify", "--sample", "some"), 1, "1%"),
+    ):
+        done = run(*words)
+        assert done.returncode == code, (words, done.stderr)
+        assert said in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_drain_ends_the_head(head: HeadProcess) -> None:
+    done = run("--socket", str(head.admin_socket), "drain", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert head.process.wait(60) == 0
