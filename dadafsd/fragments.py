@@ -128,14 +128,16 @@ class Fragments:
         found = self.at_hand(want)
         if found is not None:
             return found
-        if want.key in self._flights:
+        blocks = -(-want.length // BLOCK_SIZE)
+        if want.key in self._flights or self.admission.takes_whole(want.count, blocks, prefetch=want.prefetch):
             return await self._whole(file, want)
         record = await self._in_store(want)
         if record is not None:
             return record
-        take = self.admission.decide(want.key, want.count, -(-want.length // BLOCK_SIZE), prefetch=want.prefetch)
-        if take is Take.WHOLE:
-            return await self._whole(file, want)
+        found = self.at_hand(want)  # another reader's fetch may have ended while we looked
+        if found is not None:
+            return found
+        take = self.admission.decide(want.key, want.count, blocks, prefetch=want.prefetch)
         part = await self._shared((want.key, want.first, want.count), want, lambda t: self._part(file, want, t))
         if take is Take.PART_THEN_FILL and isinstance(part, Found):
             self._spawn(self._fill, file, want)
@@ -153,7 +155,16 @@ class Fragments:
         return _in_store(record)
 
     async def _whole(self, file: OpenFile, want: Wanted) -> Found | Attr:
-        return await self._shared(want.key, want, lambda ticket: self._fetch(file, want, ticket))
+        """The fragment that the blocks are in; a request that wants it verified does not join one that does not."""
+        key: object = (want.key, "verified") if want.verify else want.key
+        while True:
+            found = await self._shared(key, want, lambda ticket: self._fetch(file, want, ticket))
+            if isinstance(found, Attr) or found.record is None or self._store is None:
+                return found
+            # Whoever led made its own blocks resident, which need not be ours.
+            if await self._store.make_resident(found.record, *want.span, prefetch=want.prefetch):
+                return found
+            await self._store.damaged(want.key)
 
     async def _fill(self, file: OpenFile, want: Wanted) -> None:
         try:
@@ -190,6 +201,10 @@ class Fragments:
         return flight.result
 
     async def _fetch(self, file: OpenFile, want: Wanted, ticket: Ticket) -> Found | Attr:
+        """The whole fragment, from the store or from the origin; one caller at a time."""
+        record = await self._in_store(want)
+        if record is not None:
+            return record
         piece = await self._read(file, want, want.offset, want.length, ticket)
         if isinstance(piece, Attr):
             return piece

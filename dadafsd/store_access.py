@@ -125,7 +125,10 @@ class StoreAccess:
         """A checksum of this record failed: forget it everywhere."""
         self._counters.events["store_damaged"] += 1
         self._hot.pop(key, None)
-        await self._pool.run(self.store.damaged, key)
+        try:
+            await self._pool.run(self.store.damaged, key)
+        except OSError as error:
+            log.debug("a damaged record could not be removed: %s", error)
 
     def insert_later(self, key: FragmentKey, data: bytes, checksums: list[int]) -> None:
         """Queue a fragment to be written; dropped and counted where the queue is full."""

@@ -28,9 +28,13 @@ class Admission:
         self._remembered = remembered
         self._seen: OrderedDict[Hashable, int] = OrderedDict()
 
+    def takes_whole(self, count: int, of_blocks: int, *, prefetch: bool) -> bool:
+        """Whether a read of `count` of a fragment's `of_blocks` takes all of it, whatever came before."""
+        return prefetch or 4 * count >= of_blocks
+
     def decide(self, key: Hashable, count: int, of_blocks: int, *, prefetch: bool) -> Take:
         """What to fetch for a read of `count` blocks of a cold fragment that has `of_blocks`."""
-        if prefetch or 4 * count >= of_blocks:
+        if self.takes_whole(count, of_blocks, prefetch=prefetch):
             self._seen.pop(key, None)
             return Take.WHOLE
         seen = self._seen.pop(key, 0) + 1
