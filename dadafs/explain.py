@@ -30,6 +30,7 @@ _WITHOUT = {errno.ENOTSUP, errno.ENOSYS}
 #: questions that is not tried again where there were too many.
 _TOGETHER = 3
 _MANY = 100_000
+_NO_DATA = os.strerror(errno.ENODATA)
 _NONE: dict[bytes, bytes] = {}
 
 
@@ -58,7 +59,22 @@ class Explainer:
             value = (await self._values(node_id)).get(name)
             if value is not None:
                 return value
-        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        raise OSError(errno.ENODATA, _NO_DATA)
+
+    def getxattr_known(self, node_id: int, name: bytes) -> bytes | None:
+        """`getxattr`, where nothing has to be asked; None where it has. Raises OSError(ENODATA)."""
+        if name.startswith(_OURS):
+            return None
+        if not (name.startswith(b"user.") or name in _ACLS):
+            raise OSError(errno.ENODATA, _NO_DATA)
+        place = self._operations.tree.place_of(node_id)
+        known = None if place is None else self._siblings(*place)
+        if place is None or known is None:
+            return None
+        value = known.values.get(place[1], _NONE).get(name)
+        if value is None:
+            raise OSError(errno.ENODATA, _NO_DATA)
+        return value
 
     async def listxattr(self, node_id: int) -> list[bytes]:
         """The names of the tree's attributes; ours are not listed, or every copy would carry them along."""
@@ -67,7 +83,7 @@ class Explainer:
     async def _explain(self, node_id: int, what: bytes) -> bytes:
         explain = self._explained.get(what)
         if explain is None:
-            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+            raise OSError(errno.ENODATA, _NO_DATA)
         attr = await self._operations.attributes_of(node_id)
         return explain(attr, self._operations.files.find((attr.dev, attr.ino))).encode()
 
@@ -90,26 +106,34 @@ class Explainer:
 
     async def _among_siblings(self, directory: Directory, name: bytes) -> dict[bytes, bytes] | None:
         """The attributes of a child of a listed directory, asked for together with its siblings' from the third on."""
-        listing = self._operations.beliefs.believed_listing(directory, self._operations.session.now())
-        if listing is None:
-            return None
-        known = directory.child_xattrs
-        if known is None or known.listing is not listing:
-            directory.xattrs_asked += 1
-            if directory.xattrs_asked < _TOGETHER:
+        known = self._siblings(directory, name)
+        if known is None:
+            listing = self._operations.beliefs.believed_listing(directory, self._operations.session.now())
+            if listing is None:
                 return None
-            known = await self._fetch_children(directory, listing)
-        changed = directory.names.get(name)
-        if known is None or (changed is not None and changed.asked_at > known.asked_at):
-            return None
-        return known.values.get(name, _NONE)
+            directory.xattrs_asked += 1
+            if directory.xattrs_asked < _TOGETHER or _fetched(directory, listing):
+                return None
+            await self._fetch_children(directory, listing)
+            known = self._siblings(directory, name)
+        return None if known is None else known.values.get(name, _NONE)
 
-    async def _fetch_children(self, directory: Directory, listing: Listing) -> ChildXattrs | None:
-        """Ask for the attributes of everything in a directory, once for all that wait; None where that fails."""
+    def _siblings(self, directory: Directory, name: bytes) -> ChildXattrs | None:
+        """The attributes of the children of `directory`, if what is known holds for `name`."""
+        known = directory.child_xattrs
+        if known is None:
+            return None
+        listing = self._operations.beliefs.believed_listing(directory, self._operations.session.now())
+        if listing is not known.listing:
+            return None
+        changed = directory.names.get(name)
+        return None if changed is not None and changed.asked_at > known.asked_at else known
+
+    async def _fetch_children(self, directory: Directory, listing: Listing) -> None:
+        """Ask for the attributes of everything in a directory, once for all that wait."""
         async with self._fetching:
-            known = directory.child_xattrs
-            if known is not None and known.listing is listing:
-                return known
+            if _fetched(directory, listing):
+                return
             asked_at = self._operations.session.now()
             try:
                 values = await self._operations.session.child_xattrs(self._operations.tree.path(directory))
@@ -117,9 +141,8 @@ class Explainer:
                 if problem.errno != errno.E2BIG:
                     raise
                 directory.xattrs_asked = -_MANY
-                return None
+                return
             directory.child_xattrs = ChildXattrs(listing, values, asked_at)
-            return directory.child_xattrs
 
     async def _fetch(self, node: Node, attr: Attr) -> dict[bytes, bytes]:
         operations = self._operations
@@ -135,6 +158,11 @@ class Explainer:
     def _tiers(self, attr: Attr, file: RemoteFile | None) -> str:
         held = 0 if file is None else sum(extent.length for extent in file.cached.extents())
         return f"node-ram={held}/{attr.size}"
+
+
+def _fetched(directory: Directory, listing: Listing) -> bool:
+    """Whether the attributes of what is in `listing` were asked for."""
+    return directory.child_xattrs is not None and directory.child_xattrs.listing is listing
 
 
 def _version(attr: Attr, file: RemoteFile | None) -> str:

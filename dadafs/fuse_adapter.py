@@ -265,7 +265,8 @@ class FuseAdapter(pyfuse3.Operations):
     ) -> bytes | memoryview:
         if self._virtual.is_handle(handle):
             return self._virtual.read(handle, offset, length)
-        return await self.guard.within(self._operations.read(handle, offset, length))
+        data = self._operations.read_known(handle, offset, length)
+        return await self.guard.within(self._operations.read(handle, offset, length)) if data is None else data
 
     @guarded("N10")
     async def release(self, handle: int) -> None:
@@ -288,7 +289,10 @@ class FuseAdapter(pyfuse3.Operations):
     async def getxattr(self, node_id: int, name: bytes, ctx: object = None) -> bytes:
         if self._virtual.owns(node_id):
             raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
-        return await self.guard.within(self._explainer.getxattr(node_id, name))
+        value = self._explainer.getxattr_known(node_id, name)
+        if value is None:
+            return await self.guard.within(self._explainer.getxattr(node_id, name))
+        return value
 
     @guarded("N13")
     async def listxattr(self, node_id: int, ctx: object = None) -> list[bytes]:

@@ -70,7 +70,7 @@ class Guard:
 
     async def within(self, work: Awaitable[R]) -> R:
         """The result of `work`. Raises TimeoutError where it takes longer than the patience."""
-        with trio.move_on_after(self._patience) as scope:
+        with trio.CancelScope(deadline=trio.current_time() + self._patience) as scope:
             return await work
         if scope.cancelled_caught:
             raise TimeoutError(errno.ETIMEDOUT, f"no answer within {self._patience:.0f} s")

@@ -197,9 +197,7 @@ class MountProcess:
         async with trio.open_nursery() as nursery:
             session = Session(self._session_options(), self._counters)
             welcome = await session.start(nursery)
-            cache = RamCache(
-                settings["ram_cache"], fragment_size=welcome.fragment_size, counters=self._counters
-            )
+            cache = RamCache(settings["ram_cache"], fragment_size=welcome.fragment_size, counters=self._counters)
             files = RemoteFiles(session, cache, self._counters)
             reader = Reader(session, cache, self._counters)
             notices = fuse_adapter.KernelNotices(self._options.mountpoint)

@@ -189,7 +189,8 @@ class RamCache:
         if extent.prefetched and extent.unread:
             extent.arrived = trio.current_time()
             self._unread[extent.key] = extent
-        self._make_room(0, 0)
+        if self.used > self.budget:
+            self._make_room(0, 0)
         self._waiting.unpark_all()
         return extent.state is State.CURRENT
 

@@ -125,27 +125,42 @@ class Reader:
         The view stays valid as long as it is referenced. Raises `OSError`: EIO (deadline, damaged data, a
         file that never stands still), ESTALE (the file is gone), or what the head answered.
         """
+        data = self.read_at_once(file, streams, offset, length)
+        if data is not None:
+            return data
         now = trio.current_time()
         deadline = math.nan
         if not file.live(now):
             deadline = self._session.deadline()
             await file.refresh(deadline)
-        end = min(offset + length, file.size)
-        if offset >= end or offset < 0:
-            return b""
+            data = self.read_at_once(file, streams, offset, length)
+            if data is not None:
+                return data
         streams.cap = self._share(now)
         advice = streams.note(offset, length, file.size)
-        data = self._from_cache(file.cached, offset, end, now)
-        if data is not None:
-            self._counters.hit += 1
-            self._counters.hit_bytes += len(data)
-            if advice.ranges:
-                self._prefetch(file, streams, advice.ranges)
-            return data
         deadline = self._session.deadline() if math.isnan(deadline) else deadline
         if file.size <= INLINE_LIMIT and not file.has_handle:
             await file.handle(deadline)  # a small file comes whole with its open
         return await self._through_changes(file, streams, offset, length, advice, deadline)
+
+    def read_at_once(self, file: RemoteFile, streams: Streams, offset: int, length: int) -> bytes | memoryview | None:
+        """`read`, where the answer is in memory and may be believed; otherwise None, and nothing was noted."""
+        now = trio.current_time()
+        if not file.live(now):
+            return None
+        end = min(offset + length, file.size)
+        if offset >= end or offset < 0:
+            return b""
+        data = self._from_cache(file.cached, offset, end, now)
+        if data is None:
+            return None
+        streams.cap = self._share(now)
+        advice = streams.note(offset, length, file.size)
+        self._counters.hit += 1
+        self._counters.hit_bytes += len(data)
+        if advice.ranges:
+            self._prefetch(file, streams, advice.ranges)
+        return data
 
     async def _through_changes(
         self, file: RemoteFile, streams: Streams, offset: int, length: int, advice: Advice, deadline: float
@@ -156,8 +171,12 @@ class Reader:
             if offset >= end:
                 return b""
             reach = min(max(advice.reach, end), file.size)
+            want = _Wanted(offset, end, reach)
             try:
-                return await self._gather(file, streams, _Wanted(offset, end, reach), advice, deadline)
+                flight = self._lone_flight(file, want)
+                if flight is not None:
+                    return await self._land(file, streams, want, flight, advice, deadline)
+                return await self._gather(file, streams, want, advice, deadline)
             except VersionChanged:
                 self._counters.read_restarts += 1
             if trio.current_time() >= deadline:
@@ -196,6 +215,40 @@ class Reader:
 
     # --- fetching
     # --------------------------------------------------------------------------------------------------
+
+    def _lone_flight(self, file: RemoteFile, want: _Wanted) -> Flight | None:
+        """The usual miss: one run of blocks of a fragment of which nothing near is held or in flight."""
+        cached = file.cached
+        unit = self._cache.fragment_size
+        fragment = want.offset // unit
+        base = fragment * unit
+        if want.end > base + unit or fragment in cached.flights or self._turn.locked():
+            return None
+        first = (want.offset - base) // BLOCK_SIZE
+        end = -(-min(unit, want.reach - base) // BLOCK_SIZE)
+        for extent in cached.fragments.get(fragment, ()):
+            if extent.first < end and first < extent.end:
+                return None
+        room = self._cache.begin(cached, fragment, first, end - first)
+        return None if room is None else self._take_off(cached, room, prefetch=False)
+
+    async def _land(
+        self, file: RemoteFile, streams: Streams, want: _Wanted, flight: Flight, advice: Advice, deadline: float
+    ) -> memoryview:
+        """Fly a lone flight and take the wanted bytes off it."""
+        extent = flight.extent
+        if advice.ranges:
+            self._prefetch(file, streams, advice.ranges)
+        await self._fly(file, flight, deadline)
+        if flight.error is not None:
+            raise flight.error
+        if extent.key[1] != file.epoch or flight.view is None:
+            raise VersionChanged
+        self._count(want, not flight.kept)
+        origin = extent.fragment * self._cache.fragment_size
+        self._cache.used_by_reader(extent, want.offset - origin, want.end - origin)
+        origin += extent.first * BLOCK_SIZE
+        return flight.view[want.offset - origin : want.end - origin]
 
     async def _gather(
         self, file: RemoteFile, streams: Streams, want: _Wanted, advice: Advice, deadline: float

@@ -74,6 +74,9 @@ class FakeReader:
     def close_streams(self, streams: Streams | None) -> None:
         pass
 
+    def read_at_once(self, file: RemoteFile, streams: object, offset: int, length: int) -> None:
+        return None
+
     async def read(self, file: RemoteFile, streams: object, offset: int, length: int) -> bytes:
         await trio.lowlevel.checkpoint()
         with open(os.path.join(os.fsencode(self.tree), file.path), "rb") as content:
