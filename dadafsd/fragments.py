@@ -106,6 +106,10 @@ class Fragments:
             raise Failure(errno.EINVAL, Site.REQUEST_INVALID, "blocks outside the file")
         blocks = -(-length // BLOCK_SIZE)
         key = FragmentKey(self.export, version, index, self.fragment_size)
+        try:
+            _ = key.packed  # also what names the record, so the work is not lost
+        except ValueError:
+            raise Failure(errno.EINVAL, Site.REQUEST_INVALID, "no version that a file can have") from None
         return Wanted(key, offset, length, first, min(count, blocks - first), prefetch, verify)
 
     def at_hand(self, want: Wanted) -> Found | None:

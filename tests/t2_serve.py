@@ -23,6 +23,7 @@ from dadafs.wire.messages import (
     Resolve,
     Statfs,
     StatfsReply,
+    Version,
     Xattrs,
     XattrsReply,
 )
@@ -263,6 +264,10 @@ def test_foreign_handles_and_versions_are_refused(head: HeadProcess, tree: Path)
             with pytest.raises(NodeFailed) as caught:
                 await node.read(Read(mine.handle, other.attr.version, 0, 0, 1))
             assert caught.value.errno == errno.ESTALE
+            impossible = Version(*mine.attr.version.identity, 2**63 - 1, 2**63, 0)
+            with pytest.raises(NodeFailed) as caught:
+                await node.read(Read(mine.handle, impossible, 40, 0, 16))
+            assert caught.value.errno == errno.EINVAL
             for fragment, first, count in ((1, 0, 1), (0, 1, 1), (0, 0, 0), (0, -1, 1), (-1, 0, 1), (0, 0, 5000)):
                 with pytest.raises(NodeFailed) as caught:
                     await node.read(Read(mine.handle, mine.attr.version, fragment, first, count))
