@@ -351,8 +351,13 @@ async def reset_in_payload(connection: Connection, request_id: int, request: Mes
     """The connection is reset when half of the payload was sent."""
     message, payload = connection.head.answer(request)
     frame = pack(Kind.REPLY, request_id, encode(message), len(payload))
-    await connection.channel._send_views([memoryview(frame + payload[: len(payload) // 2])], 0)
-    connection.channel.close("cut by the test")
+    channel = connection.channel
+    await channel._enter()  # half a frame in the middle of another one would be another fault
+    try:
+        await channel._send_views([memoryview(frame + payload[: len(payload) // 2])], 0)
+    finally:
+        channel._sending.release()
+    channel.close("cut by the test")
     return True
 
 
