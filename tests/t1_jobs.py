@@ -168,8 +168,18 @@ def test_a_changed_data_file_is_noticed(tmp_path: Path, scan: Scan, store: Embed
     again = open_scan(scan.path)
     found = run(again, plan_of(again), store=store)
     assert (found.progress.from_store, found.progress.computed) == (30, 20)
+    os.utime(tmp_path / "scan" / "scan_data_000002.h5")
     with pytest.raises(DataChanged):  # the scan as it was opened before
-        run(scan, plan_of(scan))
+        run(again, plan_of(again))
+
+
+def test_what_was_read_of_a_growing_file_is_not_kept(tmp_path: Path, scan: Scan, store: EmbeddedStore) -> None:
+    with (tmp_path / "scan" / "scan_data_000002.h5").open("ab") as file:
+        file.write(b"more")
+    plan = plan_of(scan)
+    check(run(scan, plan, store=store), plan)
+    found = run(scan, plan, store=store)
+    assert (found.progress.from_store, found.progress.computed) == (30, 20)
 
 
 def test_a_damaged_frame_costs_itself_and_is_remembered(tmp_path: Path, scan: Scan, store: EmbeddedStore) -> None:

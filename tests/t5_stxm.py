@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 
 import dada
+from dada.errors import DataError
+from dada.grid import ScanGrid
 from dada.simulate import Simulation, simulate
 from tests.harness import scans
 from tests.harness.processes import LoggedProcess, wait_until
@@ -237,6 +239,33 @@ def test_ctrl_c_and_going_on(tmp_path: Path) -> None:
     account = json.loads(done.stdout)
     assert account["from_store"] >= 64
     assert account["from_store"] + account["computed"] == 600
+
+
+def test_a_scan_that_is_still_being_written(tmp_path: Path) -> None:
+    """Maps of what is there, again and again, until all is there; at the end they are those of the finished scan."""
+    arguments = ["simulate", str(tmp_path / "scan"), "--shape", "6x8", "--detector", "120x130", "--live", "40"]
+    writer = LoggedProcess([sys.executable, "-m", "dada", *arguments, "--frames-per-file", "20"], tmp_path / "log")
+    master = tmp_path / "scan" / "scan_master.h5"
+    grid = ScanGrid((6, 8), aborted=True)
+    filled: list[int] = []
+
+    def complete() -> bool:
+        try:
+            result = dada.stxm(master, (6, 8), grid=grid, store=tmp_path / "store", radial_bins=0, jobs=1)
+        except DataError:  # no master, no data file or no frame yet
+            return False
+        assert result.damaged == ()
+        filled.append(int(np.isfinite(result.maps["itot"].values).sum()))
+        assert np.isfinite(result.maps["itot"].values.ravel()[: filled[-1]]).all()
+        return filled[-1] == 48
+
+    wait_until(complete, "all points of the map")
+    assert writer.process.wait(60) == 0
+    assert filled == sorted(filled)
+    kept = dada.stxm(master, (6, 8), store=tmp_path / "store", radial_bins=0)
+    fresh = dada.stxm(master, (6, 8), store=False, radial_bins=0)
+    for name, item in fresh.maps.items():
+        np.testing.assert_array_equal(kept.maps[name].values, item.values)
 
 
 def test_what_the_store_holds(simulated: Path, tmp_path: Path) -> None:

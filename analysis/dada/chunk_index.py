@@ -32,6 +32,8 @@ INDEX_ATTEMPTS = 10
 #: Codecs of a chunk: the first three the kernel decodes from the raw bytes; `hdf5` is anything else, read through HDF5.
 BSLZ4, LZ4, RAW, HDF5 = "bslz4", "lz4", "raw", "hdf5"
 _BITSHUFFLE_WITH_LZ4 = 2
+#: What h5py raises for files that are damaged, or half written by somebody else at this moment.
+HDF5_ERRORS = (OSError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,19 @@ def chunk_table(path: Path, dataset: str, directory: Path | None = None) -> tupl
         table = _load(kept)
         if table is not None:
             return table, version
-        with open_hdf5(path) as file:
-            table = index_dataset(find_frames(file, dataset, path), version.size)
-        if FileVersion.of(path) == version:
+        try:
+            with open_hdf5(path) as file:
+                table = index_dataset(find_frames(file, dataset, path), version.size)
+        except FileNotFoundError:
+            raise
+        except HDF5_ERRORS as error:
+            raise not_hdf5(path, error) from error
+        now = FileVersion.of(path)
+        if now == version:
             _keep(kept, table)
             return table, version
+    if version.only_grew(now):  # being written all the time: what was seen is there
+        return table, version
     raise DataChanged(f"{path} changes faster than it can be indexed; wait until its writer pauses")
 
 
@@ -100,19 +110,20 @@ def open_hdf5(path: Path) -> h5py.File:
     Raises DataError when it is no HDF5 file, FileNotFoundError when it is not there.
     """
     # Without locking, unless this process has the file open with it; as a reader of a SWMR writer, if there is one.
-    first: OSError | None = None
+    first: OSError | RuntimeError | None = None
     for options in ({"locking": False}, {}, {"locking": False, "swmr": True}, {"swmr": True}):
         try:
             return h5py.File(path, "r", **options)
         except FileNotFoundError:
             raise
-        except OSError as error:
+        except HDF5_ERRORS as error:
             first = first or error
     assert first is not None
-    raise _not_hdf5(path, first) from first
+    raise not_hdf5(path, first) from first
 
 
-def _not_hdf5(path: Path, error: OSError) -> DataError:
+def not_hdf5(path: Path, error: Exception) -> DataError:
+    """What to tell a person about a file that HDF5 does not read."""
     if path.is_dir():
         return DataError(f"{path} is a directory; name a master file, a data file or a pattern of CBF or TIFF files")
     if not os.access(path, os.R_OK):

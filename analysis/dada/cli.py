@@ -80,9 +80,7 @@ def _grid_options(command: Command) -> Command:
 @click.option("--polarization", type=click.FloatRange(-1, 1), help="correct I(q) for polarization (1 = horizontal)")
 @click.option("--orientation", is_flag=True, help="orientation and anisotropy (second moments)")
 @click.option("--fit", "fits", multiple=True, metavar="NAME=Q0:Q1", help="fit I(q) of each point: powerlaw or guinier")
-@click.option(
-    "--composite", default=0, type=click.IntRange(0), help="each frame made small by this factor"
-)
+@click.option("--composite", default=0, type=click.IntRange(0), help="each frame made small by this factor")
 @click.option("--channel", default=0, type=click.IntRange(0), help="of a dataset of (image, channel, y, x)")
 @_running_options
 def stxm(scan: str, **given: Any) -> None:

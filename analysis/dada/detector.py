@@ -153,6 +153,6 @@ def _text(file: h5py.File, name: str) -> str:
 def _dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
     try:
         found = file.get(name)
-    except (KeyError, OSError):  # a link that leads nowhere
+    except (KeyError, OSError, RuntimeError):  # a link that leads nowhere
         return None
     return found if isinstance(found, h5py.Dataset) else None

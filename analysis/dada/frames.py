@@ -69,8 +69,8 @@ class StoredFrame:
 def read_batches(stretch: Stretch, readers: Executor, ahead: int = 2) -> Iterator[list[StoredFrame]]:
     """The frames of a stretch in order, in batches, with `ahead` batches being read while one is worked on.
 
-    Raises DataChanged when the file is not, or does not stay, in the state the stretch says; OSError when it cannot be
-    opened.
+    Raises DataChanged when the file is not, or does not stay, in the state the stretch says (growth apart: a detector
+    appends frames and leaves the older ones where they are); OSError when it cannot be opened.
     """
     read = _Stored(stretch) if stretch.table.codec in CODECS else _Decoded(stretch)
     pending: list[Future[list[StoredFrame]]] = []
@@ -120,7 +120,8 @@ class _Reader:
             raise
 
     def check_version(self) -> None:
-        if FileVersion.of(self.fd) != self.stretch.version:
+        now = FileVersion.of(self.fd)
+        if now != self.stretch.version and not self.stretch.version.only_grew(now):
             raise DataChanged(f"{self.stretch.path} changed while it was read; run again to see its new state")
 
     def close(self) -> None:

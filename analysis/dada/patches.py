@@ -14,6 +14,7 @@ from dada.plan import BINS, MOMENTS, Part, SumsPlan, TableSums
 from dada.results.keys import patch_key
 from dada.results.records import BadRecord, pack, unpack
 from dada.scan import Scan, Segment
+from dada.version import FileVersion
 
 #: Frames of a patch. Patches begin at multiples of this in their dataset, whoever computes them, so that
 #: their keys agree.
@@ -49,18 +50,19 @@ class PatchSums:
     """Sums of the frames of a patch, of the parts that were asked for.
 
     status: (n,) a kernel status, 0 where the frame is sound. scalars: by name as in FrameSums, None unless the moments
-    were asked for. tables: bins and ROIs.
+    were asked for. tables: bins and ROIs. settled: the file was still in the state it was indexed in when all was read.
     """
 
     status: np.ndarray
     scalars: dict[str, np.ndarray] | None
     tables: TableSums
     damages: tuple[Damage, ...]
+    settled: bool = True
 
     @property
     def keepable(self) -> bool:
-        """Whether computing it again would give the same."""
-        return not any(damage.passing for damage in self.damages)
+        """Whether it is known to be what computing it again from this version of the file would give."""
+        return self.settled and not any(damage.passing for damage in self.damages)
 
 
 def patches_of(scan: Scan, wanted: np.ndarray, patch_frames: int = PATCH_FRAMES) -> Iterator[Patch]:
@@ -104,10 +106,11 @@ def compute(patch: Patch, plan: SumsPlan, parts: tuple[Part, ...], readers: Exec
         damages += _damages(batch, found[0][-1], done)
         done += len(batch)
     merged = [FrameSums.concatenate(sums) for sums in found]
-    return _collect([(group, sums) for (group, _), sums in zip(reducers, merged, strict=True)], damages)
+    settled = FileVersion.of(patch.stretch.path) == patch.stretch.version
+    return _collect([(group, sums) for (group, _), sums in zip(reducers, merged, strict=True)], damages, settled)
 
 
-def _collect(computed: list[tuple[tuple[Part, ...], FrameSums]], damages: list[Damage]) -> PatchSums:
+def _collect(computed: list[tuple[tuple[Part, ...], FrameSums]], damages: list[Damage], settled: bool) -> PatchSums:
     scalars, tables = None, {}
     for group, sums in computed:
         rois = iter(range(sums.rois.shape[1]))
@@ -119,7 +122,7 @@ def _collect(computed: list[tuple[tuple[Part, ...], FrameSums]], damages: list[D
             else:
                 column = next(rois)
                 tables[part] = sums.rois[:, column : column + 1], sums.roi_counts[:, column : column + 1]
-    return PatchSums(computed[0][1].status, scalars, tables, tuple(damages))
+    return PatchSums(computed[0][1].status, scalars, tables, tuple(damages), settled)
 
 
 def unreadable(patch: Patch, parts: tuple[Part, ...], reason: str) -> PatchSums:

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from dada import image_files
-from dada.chunk_index import ChunkTable, chunk_table, find_frames, open_hdf5
+from dada.chunk_index import HDF5_ERRORS, ChunkTable, chunk_table, find_frames, not_hdf5, open_hdf5
 from dada.detector import Detector, read_detector
 from dada.errors import DataError
 from dada.version import FileVersion
@@ -100,6 +100,8 @@ def open_scan(scan: str | Path, *, channel: int = 0, missing_ok: bool = False, i
             detector = _detector(file, path, shape, channel)
     except FileNotFoundError:
         raise DataError(f"{path} is not there; give a master file, a data file or FILE::DATASET") from None
+    except HDF5_ERRORS as error:
+        raise not_hdf5(path, error) from error
     return Scan(path, str(scan), tuple(segments), shape, dtype, detector, channel)
 
 
@@ -161,18 +163,17 @@ def _only_dataset(file: h5py.File, path: Path) -> str:
 def _segments(sources: list[Source], index_dir: Path | None, missing_ok: bool) -> list[Segment]:
     segments: list[Segment] = []
     first, usual = 0, 0
-    for position, source in enumerate(sources):
+    for source in sources:
         try:
             segment = _segment(source, first, index_dir)
             usual = max(usual, segment.count)
         except FileNotFoundError:
-            last = position == len(sources) - 1
-            segment = _missing(source, first, usual or _usual_length(sources, index_dir), last, missing_ok)
+            segment = _missing(source, first, usual or _usual_length(sources, index_dir), missing_ok)
         segments.append(segment)
         first = segment.stop
     if first == 0 and any(segment.table for segment in segments):
         raise DataError(f"{sources[0].path} holds no frames yet in {sources[0].dataset}")
-    return segments
+    return _without_what_is_to_come(segments)
 
 
 def _segment(source: Source, first: int, index_dir: Path | None) -> Segment:
@@ -186,18 +187,22 @@ def _segment(source: Source, first: int, index_dir: Path | None) -> Segment:
     return Segment(source.path, source.dataset, first, count, source.start, table, version)
 
 
-def _missing(source: Source, first: int, usual: int, last: bool, missing_ok: bool) -> Segment:
+def _missing(source: Source, first: int, usual: int, missing_ok: bool) -> Segment:
     count = source.count if source.count is not None else usual
-    if missing_ok and (source.count is not None or (usual and not last)):
+    if missing_ok:
         reason = f"data file {source.path.name} is missing"
         return Segment(source.path, source.dataset, first, count, source.start, None, None, reason)
-    if missing_ok:
-        return Segment(source.path, source.dataset, first, 0, source.start, None, None, "data file is missing")
     frames = f"frames {first}..{first + count - 1}" if count else f"the frames from {first} on"
     raise DataError(
         f"data file {source.path}, linked as {source.label}, is missing and with it {frames}; put it beside its "
         "master file, or use --aborted to map what is there"
     )
+
+
+def _without_what_is_to_come(segments: list[Segment]) -> list[Segment]:
+    """Files that are missing at the end are not there yet (or never will be): no frames, rather than missing ones."""
+    there = [number for number, segment in enumerate(segments) if segment.table]
+    return segments[: there[-1] + 1] if there else segments
 
 
 def _usual_length(sources: list[Source], index_dir: Path | None) -> int:

@@ -49,9 +49,20 @@ def _orientation(options: StxmOptions, setup: Setup) -> list[Reduction]:
     """Principal components of the whole frame, and of each ring the second harmonic, which gaps do not turn."""
     found: list[Reduction] = [Orientation(_reference(options, setup))]
     for unit, rings in _by_unit(options).items():
-        if rings and setup.geometry is not None:
-            found += [AzimuthalProfile({name: limits}, unit=unit) for name, limits in rings.items()]
+        if setup.geometry is not None:
+            found += [AzimuthalProfile(group, unit=unit) for group in _disjoint(rings)]
     return found
+
+
+def _disjoint(rings: dict[str, tuple[float, float]]) -> list[dict[str, tuple[float, float]]]:
+    """The rings in groups within which none overlaps: each group is one pass over a frame's azimuths."""
+    groups: list[dict[str, tuple[float, float]]] = []
+    for name, (low, high) in sorted(rings.items(), key=lambda item: item[1]):
+        group = next((group for group in groups if all(end <= low for _, end in group.values())), None)
+        if group is None:
+            groups.append(group := {})
+        group[name] = (low, high)
+    return groups
 
 
 def _fits(options: StxmOptions) -> list[Reduction]:

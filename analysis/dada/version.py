@@ -26,6 +26,10 @@ class FileVersion:
         status = os.stat(path)
         return cls(status.st_size, status.st_mtime_ns, status.st_ino)
 
+    def only_grew(self, now: FileVersion) -> bool:
+        """Whether the file is still the same one and has become longer: what was in it before is there to be read."""
+        return now.inode == self.inode and now.size > self.size
+
     def describe(self) -> list[int]:
         """As plain JSON values."""
         return [self.size, self.mtime_ns, self.inode]
