@@ -44,12 +44,12 @@ class WrongBytes(RuntimeError):
     """A file system returned other bytes than were written."""
 
 
-def _touched(size: int) -> Buffer:
+def touched(size: int) -> Buffer:
     """Memory for `size` bytes whose pages are there already, so that no read pays for them."""
     return np.ones(size, "u1")
 
 
-def _read_whole(path: Path, buffer: Buffer) -> float:
+def read_whole(path: Path, buffer: Buffer) -> float:
     """Fill `buffer` with the content of `path`; the seconds that the calls took."""
     begin = time.perf_counter()
     fd = os.open(path, os.O_RDONLY)
@@ -63,7 +63,8 @@ def _read_whole(path: Path, buffer: Buffer) -> float:
     return time.perf_counter() - begin
 
 
-def _check(path: Path, data: Buffer, seed: int) -> None:
+def check(path: Path, data: Buffer, seed: int) -> None:
+    """Raise `WrongBytes` where `data` is not the content with `seed`."""
     if xxhash.xxh3_64_intdigest(data) != checksum(seed, len(data)):
         raise WrongBytes(f"{path} does not have the bytes that were written")
 
@@ -71,20 +72,20 @@ def _check(path: Path, data: Buffer, seed: int) -> None:
 def sequential(tree: Tree) -> Figures:
     """One file from the beginning to the end, in reads of 1 MiB."""
     path = tree.root / tree.BIG
-    data = _touched(tree.sizes.big_bytes)
-    seconds = _read_whole(path, data)
-    _check(path, data, tree.SEED_BIG)
+    data = touched(tree.sizes.big_bytes)
+    seconds = read_whole(path, data)
+    check(path, data, tree.SEED_BIG)
     return {"MB/s": len(data) / seconds / 1e6, "seconds": seconds, "bytes": len(data)}
 
 
 def readers(tree: Tree) -> Figures:
     """Several threads, each its own file, at once."""
     paths = [tree.root / tree.reader(index) for index in range(tree.sizes.readers)]
-    buffers = [_touched(tree.sizes.reader_bytes) for _ in paths]
+    buffers = [touched(tree.sizes.reader_bytes) for _ in paths]
     pairs = list(zip(paths, buffers, strict=True))
-    seconds = _together([threading.Thread(target=_read_whole, args=pair) for pair in pairs])
+    seconds = _together([threading.Thread(target=read_whole, args=pair) for pair in pairs])
     for index, (path, buffer) in enumerate(pairs):
-        _check(path, buffer, tree.SEED_READER + index)
+        check(path, buffer, tree.SEED_READER + index)
     total = sum(map(len, buffers))
     return {"MB/s": total / seconds / 1e6, "seconds": seconds, "bytes": total}
 
@@ -108,7 +109,7 @@ def random_reads(tree: Tree, size: int, threads: int) -> Figures:
     """Reads of `size` bytes at random places of one file, each place once, by `threads` threads."""
     path = tree.root / tree.BIG
     offsets = _offsets(tree.sizes.big_bytes, size, RANDOM_COUNT[size] * min(threads, 4))
-    data = _touched(len(offsets) * size)
+    data = touched(len(offsets) * size)
     fd = os.open(path, os.O_RDONLY)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
     latencies: list[float] = []

@@ -26,6 +26,7 @@ from bench.lab import data, report
 from bench.lab.needs import reason_without_fuse, reason_without_namespaces
 from bench.lab.network import network
 from bench.lab.side import NotReady, Side
+from bench.lab.stopping import clean_up_on_sigterm
 from bench.peers.base import Peer, Site
 from bench.peers.catalogue import PEERS
 
@@ -59,7 +60,7 @@ class Plan:
 
 
 @contextlib.contextmanager
-def _alone(lock: Path | None) -> Iterator[None]:
+def alone(lock: Path | None) -> Iterator[None]:
     """Hold `lock` while something is timed, so that several people can share a machine."""
     if lock is None:
         yield
@@ -90,7 +91,7 @@ def _repeated(peer: Peer, name: str, plan: Plan) -> dict[str, dict[str, float]]:
     tree = data.Tree(peer.root, plan.sizes)
     runs: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
     for _ in range(plan.repeat):
-        with _alone(plan.lock):
+        with alone(plan.lock):
             peer.mount()
             try:
                 runs["cold"].append(_measured(peer.site, name, tree))
@@ -130,8 +131,16 @@ def measure(plan: Plan, tree: data.Tree, scratch: Path) -> Iterator[dict[str, An
             state.mkdir(parents=True)
             head, node = Side(net.head, state), Side(net.node_names[0], state)
             site = Site(tree.root, state, scratch / f"mnt-{name}", head, node)
-            yield from _rows_of(PEERS[name], site, plan)
+            for row in _rows_of(PEERS[name], site, plan):
+                _say(row)
+                yield row
             shutil.rmtree(state, ignore_errors=True)
+
+
+def _say(row: dict[str, Any]) -> None:
+    """One line of progress on standard error."""
+    what = row.get("problem") or f"{row['load']} {row['state']}: {report.number(headline(row))}"
+    print(f"{row['peer']}: {what}", file=sys.stderr, flush=True)
 
 
 def headline(row: dict[str, Any]) -> object:
@@ -200,6 +209,7 @@ def main(
         return
     chosen = _chosen(peers, list(PEERS), "peer"), _chosen(load_names, list(loads.LOADS), "load")
     plan = Plan(*chosen, SIZES["quick" if quick else size], rate, 1 if quick else repeat, lock)
+    clean_up_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="dadabench-", ignore_cleanup_errors=True) as scratch:
         Path(scratch).chmod(0o711)  # a server may run as another user
         tree = data.make_tree((work or Path(scratch)) / ("quick" if quick else size), plan.sizes)

@@ -16,7 +16,7 @@ from bench.peers.base import is_mounted
 from bench.peers.ssh import Sshfs
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-LOADS = "sequential,metadata,small_files,frames,opens"
+LOADS = "sequential,frames,opens"
 
 
 def quick(peers: str, *more: str) -> subprocess.CompletedProcess[str]:

@@ -98,7 +98,8 @@ class Tree:
         return content(1_000_000 + frame, 0, self.sizes.chunk_bytes)
 
 
-def _write_content(path: Path, seed: int, size: int) -> None:
+def write_content(path: Path, seed: int, size: int) -> None:
+    """Fill `path` with `size` bytes of the content with `seed`."""
     with path.open("wb") as out:
         for offset in range(0, size, 16 * MIB):
             out.write(content(seed, offset, min(16 * MIB, size - offset)))
@@ -135,13 +136,13 @@ def make_tree(root: Path, sizes: Sizes) -> Tree:
         return tree
     root.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
-    _write_content(root / tree.BIG, tree.SEED_BIG, sizes.big_bytes)
+    write_content(root / tree.BIG, tree.SEED_BIG, sizes.big_bytes)
     for index in range(sizes.readers):
-        _write_content(root / tree.reader(index), tree.SEED_READER + index, sizes.reader_bytes)
+        write_content(root / tree.reader(index), tree.SEED_READER + index, sizes.reader_bytes)
     for directory in range(sizes.directories):
         (root / tree.small(directory, 0)).parent.mkdir(parents=True, exist_ok=True)
         for index in range(sizes.files_per_directory):
-            _write_content(root / tree.small(directory, index), tree.small_seed(directory, index), sizes.small_bytes)
+            write_content(root / tree.small(directory, index), tree.small_seed(directory, index), sizes.small_bytes)
     _write_scan(tree)
     stamp.write_text(json.dumps(asdict(sizes)))
     return tree

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
 import secrets
-import subprocess
+import socket
+from pathlib import Path
 from typing import Any
 
 from bench.lab.data import read_everything
@@ -57,9 +57,13 @@ class Dadafs(Peer):
         read_everything(self.root)
         self.unmount()
 
-    def head_status(self) -> dict[str, Any]:
-        """What the head says of itself: `dadafsctl --json status`, {} where it does not answer."""
-        return head_status(self.site.head, self.admin)
+    def ask(self, command: str) -> dict[str, Any]:
+        """What the head's admin socket answers to `command` (docs/admin-socket.md)."""
+        return ask_head(self.admin, command)
+
+    def origin(self) -> dict[str, int]:
+        """What the head has read of the origin so far: `reads` and `bytes`."""
+        return {entry["what"]: entry["count"] for entry in self.ask("counters")["origin"]}
 
 
 def mount_dadafs(side: Side, site: Site, key: os.PathLike[str], options: tuple[str, ...] = ()) -> None:
@@ -72,11 +76,14 @@ def mount_dadafs(side: Side, site: Site, key: os.PathLike[str], options: tuple[s
         raise RuntimeError(f"dadafs said that {site.mountpoint} is mounted, and it is not")
 
 
-def head_status(side: Side, admin: os.PathLike[str]) -> dict[str, Any]:
-    """The head's counters over its admin socket, {} where it does not answer."""
-    command = side.python("-m", "dadafs.ctl", "--socket", str(admin), "status", "--json")
-    done = subprocess.run(side.command(command), capture_output=True, text=True, check=False)
-    with contextlib.suppress(json.JSONDecodeError):
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
-    return {}
+def ask_head(admin: Path, command: str) -> dict[str, Any]:
+    """One command on a head's admin socket. Raises RuntimeError with the head's own words where it says no."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(30)
+        connection.connect(str(admin))
+        connection.sendall(json.dumps({"command": command}).encode() + b"\n")
+        with connection.makefile("rb") as lines:
+            answer: dict[str, Any] = json.loads(lines.readline())
+    if not answer.get("ok"):
+        raise RuntimeError(f"the head says: {answer.get('error')}")
+    return answer

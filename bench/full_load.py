@@ -1,0 +1,252 @@
+"""The head under its full load: many clients at once, each in a namespace of its own behind a shaped link.
+
+`python -m bench.full_load [--clients 24] [--rate 1gbit] [--mib 64] [--json FILE]`
+
+Every client reads one file from the beginning to the end, all at the same moment: the same file (a scan that every
+node analyses) or each another one. Cold: the head has nothing cached and reads the origin; warm: it has everything,
+and only the nodes are fresh. The head's own counters say how often it read the origin: N readers of one file must
+cost one reading. Everything runs on this one machine, so its cores are shared by the head, all nodes and the
+readers; what is CPU-bound here is not on 25 machines, and `bench/simulate.py` uses the CPU seconds per GiB instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.lab import data, report
+from bench.lab.needs import reason_without_fuse, reason_without_namespaces
+from bench.lab.network import Network, network
+from bench.lab.side import Side
+from bench.lab.stopping import clean_up_on_sigterm
+from bench.loads import WrongBytes, check, read_whole, touched
+from bench.mounts import alone
+from bench.peers.base import Site, unmount
+from bench.peers.dadafs import Dadafs, mount_dadafs
+
+GIB = 2**30
+PATTERNS = ("same", "different")
+UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
+#: Share of a link's bits that is file content, at an MTU of 1500: 1448 of 1538 bytes on the wire.
+PAYLOAD_SHARE = 1448 / 1538
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """How many clients, how fast their links, how much each reads, and a lock to hold while they do."""
+
+    clients: int
+    rate: str | None
+    size: int
+    lock: Path | None
+
+
+def link_limit(crowd: Crowd) -> float | None:
+    """Bytes a second of file content that all links together can carry; None where they are not shaped."""
+    if crowd.rate is None:
+        return None
+    unit = next(unit for unit in UNITS if crowd.rate.endswith(unit))
+    return crowd.clients * float(crowd.rate.removesuffix(unit)) * UNITS[unit] / 8 * PAYLOAD_SHARE
+
+
+def name_of(index: int) -> str:
+    """The file of client `index`."""
+    return f"client_{index:03d}.bin"
+
+
+def make_files(tree: Path, crowd: Crowd) -> None:
+    """One file a client."""
+    tree.mkdir(parents=True, exist_ok=True)
+    for index in range(crowd.clients):
+        path = tree / name_of(index)
+        if not path.exists() or path.stat().st_size != crowd.size:
+            data.write_content(path, index, crowd.size)
+
+
+class Clients:
+    """One mount a node."""
+
+    def __init__(self, net: Network, scratch: Path, head: Dadafs) -> None:
+        self._head = head
+        self.sites = []
+        for index, name in enumerate(net.node_names):
+            state = scratch / f"node{index}"
+            state.mkdir()
+            site = head.site
+            self.sites.append(Site(site.tree, state, scratch / f"mnt{index}", site.head, Side(name, state)))
+
+    def mount(self) -> None:
+        """All of them."""
+        for site in self.sites:
+            mount_dadafs(site.node, site, self._head.key)
+
+    def unmount(self) -> None:
+        """All of them, and every process ended."""
+        for site in self.sites:
+            unmount(site.mountpoint)
+        for site in self.sites:
+            site.node.forget_ended("client")
+            site.node.close()
+
+    def cpu_seconds(self) -> float:
+        """Of all nodes together."""
+        return sum(site.node.cpu_seconds() for site in self.sites)
+
+    def peak_bytes(self) -> int:
+        """The largest of any node."""
+        return max(site.node.peak_bytes() for site in self.sites)
+
+
+def _read_all(sites: Sequence[Site], pattern: str, size: int) -> list[float]:
+    """Every client reads its file, all begin at once; seconds of each until its end."""
+    wanted = [0 if pattern == "same" else index for index in range(len(sites))]
+    buffers = [touched(size) for _ in sites]
+    begin = threading.Barrier(len(sites))
+    took: dict[int, float] = {}
+
+    def run(index: int) -> None:
+        begin.wait()
+        took[index] = read_whole(sites[index].mountpoint / name_of(wanted[index]), buffers[index])
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(sites))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if len(took) != len(sites):
+        raise WrongBytes("a client failed")
+    for index, buffer in enumerate(buffers):
+        check(Path(name_of(wanted[index])), buffer, wanted[index])
+    return [took[index] for index in range(len(sites))]
+
+
+def _round(head: Dadafs, clients: Clients, crowd: Crowd, pattern: str) -> dict[str, Any]:
+    """Mount everywhere, read everything once, unmount."""
+    clients.mount()
+    try:
+        origin, cpu = head.origin(), (head.site.head.cpu_seconds(), clients.cpu_seconds())
+        begin = time.perf_counter()
+        with alone(crowd.lock):
+            took = _read_all(clients.sites, pattern, crowd.size)
+        busy = head.site.head.cpu_seconds() - cpu[0], clients.cpu_seconds() - cpu[1]
+        after = head.origin()
+        row = _figures(crowd, pattern, took)
+        row["wall s"] = time.perf_counter() - begin
+        row["head cpu s/GiB"], row["node cpu s/GiB"] = (value / row["bytes"] * GIB for value in busy)
+        row["origin reads"] = after.get("reads", 0) - origin.get("reads", 0)
+        row["origin bytes"] = after.get("bytes", 0) - origin.get("bytes", 0)
+        row["origin per unique byte"] = row["origin bytes"] / row["unique bytes"]
+        row["head MiB"] = head.site.head.peak_bytes() / 2**20
+        row["node MiB"] = clients.peak_bytes() / 2**20
+        return row
+    finally:
+        clients.unmount()
+
+
+def _figures(crowd: Crowd, pattern: str, took: Sequence[float]) -> dict[str, Any]:
+    total = crowd.size * crowd.clients
+    speed, limit = total / max(took), link_limit(crowd)
+    each = [crowd.size / seconds / 1e6 for seconds in took]
+    return {
+        "pattern": pattern,
+        "bytes": total,
+        "unique bytes": crowd.size * (1 if pattern == "same" else crowd.clients),
+        "seconds": max(took),
+        "MB/s": speed / 1e6,
+        "client MB/s min": min(each),
+        "client MB/s median": statistics.median(each),
+        "client MB/s max": max(each),
+        "of link limit": None if limit is None else speed / limit,
+    }
+
+
+def measure(crowd: Crowd, patterns: Sequence[str], tree: Path, scratch: Path) -> Iterator[dict[str, Any]]:
+    """For each pattern a fresh head: once with nothing cached, once with everything."""
+    make_files(tree, crowd)
+    data.read_everything(tree)
+    for pattern in patterns:
+        with network(crowd.clients, crowd.rate) as net, contextlib.ExitStack() as stack:
+            work = scratch / pattern
+            work.mkdir()
+            side = Side(net.head, work)
+            stack.callback(side.close)
+            head = Dadafs(Site(tree, work, work / "mnt", side, side))
+            head.serve()
+            clients = Clients(net, work, head)
+            for state in ("cold", "warm"):
+                row = {"state": state, **_round(head, clients, crowd, pattern)}
+                print(f"{pattern} {state}: {report.number(row['MB/s'])} MB/s", file=sys.stderr, flush=True)
+                yield row
+
+
+COLUMNS = (
+    "MB/s",
+    "of link limit",
+    "client MB/s min",
+    "client MB/s median",
+    "client MB/s max",
+    "origin reads",
+    "origin per unique byte",
+    "head cpu s/GiB",
+    "node cpu s/GiB",
+    "head MiB",
+    "node MiB",
+)
+
+
+def table_rows(rows: Sequence[dict[str, Any]]) -> list[list[object]]:
+    """The lines of the table."""
+    return [[f"{row['pattern']}, head {row['state']}", *[row[key] for key in COLUMNS]] for row in rows]
+
+
+@click.command(help=__doc__)
+@click.option("--clients", default=24, show_default=True, type=click.IntRange(1, 500))
+@click.option("--rate", default="1gbit", show_default=True, help="Of each node's link; `none` leaves it unshaped.")
+@click.option("--mib", default=64, show_default=True, help="What each client reads.")
+@click.option("--quick", is_flag=True, help="Two clients, small files: only check that it runs.")
+@click.option("--work", type=click.Path(path_type=Path), help="Where the test data is kept; default temporary.")
+@click.option("--lock", type=click.Path(path_type=Path), help="Hold this lock file during each timed part.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there.")
+@click.option("--markdown", is_flag=True, help="Print the table in Markdown.")
+def main(
+    clients: int,
+    rate: str,
+    mib: int,
+    quick: bool,
+    work: Path | None,
+    lock: Path | None,
+    json_path: Path | None,
+    markdown: bool,
+) -> None:
+    reason = reason_without_namespaces() or reason_without_fuse() or Dadafs.missing()
+    if reason:
+        print(f"skipped: {reason}")
+        return
+    shaped = None if rate == "none" else rate
+    crowd = Crowd(2, shaped, 2 * data.MIB, lock) if quick else Crowd(clients, shaped, mib * data.MIB, lock)
+    clean_up_on_sigterm()
+    with tempfile.TemporaryDirectory(prefix="dadabench-", ignore_cleanup_errors=True) as scratch:
+        tree = (work or Path(scratch)) / f"crowd-{crowd.size}"
+        rows = list(measure(crowd, PATTERNS, tree, Path(scratch)))
+    if markdown:
+        print(report.markdown(["load", *COLUMNS], table_rows(rows)))
+    else:
+        title = f"{crowd.clients} clients at {rate}"
+        report.console().print(report.table(title, ["load", *COLUMNS], table_rows(rows)))
+    if json_path:
+        content = report.document("full load", rows, clients=crowd.clients, rate=shaped, bytes_each=crowd.size)
+        report.write_json(json_path, content)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The other benchmarks with `--quick`: the head under full load, the whole job, eviction on recorded traces."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import eviction, full_load, policies, traces
+from bench.lab.needs import reason_without_fuse, reason_without_namespaces
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def quick(module: str, figures: Path) -> list[dict[str, object]]:
+    command = [sys.executable, "-m", module, "--quick", "--json", str(figures)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows: list[dict[str, object]] = json.loads(figures.read_text())["rows"]
+    return rows
+
+
+@pytest.fixture
+def _machine() -> None:
+    reason = reason_without_namespaces() or reason_without_fuse()
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.mark.usefixtures("_machine")
+def test_many_clients_of_one_file_cost_one_reading_of_the_origin(tmp_path: Path) -> None:
+    rows = {(row["pattern"], row["state"]): row for row in quick("bench.full_load", tmp_path / "figures.json")}
+    assert set(rows) == {(pattern, state) for pattern in ("same", "different") for state in ("cold", "warm")}
+    assert rows["same", "cold"]["origin per unique byte"] == 1
+    assert rows["same", "warm"]["origin bytes"] == 0
+
+
+@pytest.mark.usefixtures("_machine")
+def test_the_whole_job_in_every_state(tmp_path: Path) -> None:
+    rows = {row["state"]: row for row in quick("bench.whole_job", tmp_path / "figures.json")}
+    assert list(rows) == ["local", "cold", "warm head", "warm node", "results store"]
+    assert rows["results store"]["from store"] == 9
+
+
+def test_link_limit_counts_file_content_only() -> None:
+    crowd = full_load.Crowd(24, "1gbit", 1, None)
+    assert full_load.link_limit(crowd) == pytest.approx(24 * 125e6 * 1448 / 1538)
+    assert full_load.link_limit(full_load.Crowd(24, None, 1, None)) is None
+
+
+def test_what_is_recorded_of_hdf5_is_what_a_frame_needs() -> None:
+    layout = traces.record_layout()
+    assert len(layout.data) == traces.FRAMES_PER_FILE
+    assert 0 in layout.master
+    assert all(0 in fragments for fragments in layout.data)
+    chunk = layout.data_size / traces.FRAMES_PER_FILE
+    for frame, fragments in enumerate(layout.data):
+        assert int((frame + 0.5) * chunk) // traces.FRAGMENT in fragments
+
+
+def test_fragments_of_reads() -> None:
+    assert traces.fragments_of([(0, 8), (100, 8), (traces.FRAGMENT - 4, 8), (5, 0)]) == [0, 1, 0]
+
+
+@pytest.mark.parametrize("name", sorted(policies.POLICIES))
+def test_policies_keep_within_their_bytes_and_below_the_optimum(name: str) -> None:
+    layout = traces.record_layout()
+    trace = traces.four_users(layout, 400)
+    capacity = eviction.footprint(trace) // 5
+    hits, _ = policies.replay(policies.POLICIES[name](capacity), trace)
+    assert 0 < hits <= policies.optimum(trace, capacity)[0]
+    everything = policies.POLICIES[name](eviction.footprint(trace))
+    assert policies.replay(everything, trace) == policies.optimum(trace, eviction.footprint(trace))
+
+
+def test_a_loop_larger_than_the_cache_has_hits_for_who_knows_the_future() -> None:
+    loop = [(key, 1) for key in range(20)] * 3
+    assert policies.replay(policies.Lru(10), loop) == (0, 0)
+    assert policies.optimum(loop, 10)[0] == pytest.approx(18 / 60, abs=0.05)
+
+
+def test_a_key_larger_than_the_cache_is_never_held() -> None:
+    for kind in policies.POLICIES.values():
+        policy = kind(10)
+        assert not policy.access("big", 11)
+        assert not policy.access("big", 11)
+
+
+def test_scan_resistance_tells_lru_from_the_others() -> None:
+    hot = [(("hot", key), 1) for key in range(5)]
+    trace = hot * 4 + [(("once", key), 1) for key in range(100)] + hot
+    last = {name: replay_tail(kind(20), trace, 5) for name, kind in policies.POLICIES.items()}
+    assert last["LRU"] == 0
+    assert last["SLRU"] == last["ARC"] == last["S3-FIFO"] == 5
+
+
+def replay_tail(policy: policies.Policy, trace: list[policies.Access], count: int) -> int:
+    return [policy.access(*access) for access in trace][-count:].count(True)
