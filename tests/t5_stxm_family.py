@@ -13,6 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
+import dada
+from dada.errors import UsageError
 from dada.simulate import Simulation, simulate
 from dada.virtual_detector import parse_detector
 from tests.checklogs import ExpectedLog
@@ -165,3 +167,10 @@ def test_an_unknown_fit_is_refused(scan: Path) -> None:
     )
     assert done.returncode == 2
     assert "there is no fit 'magic'; choose from powerlaw, guinier" in done.stderr
+
+
+def test_more_memory_than_there_is_is_refused(scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dada.analysis.MOST_MEMORY", 16 * 99 * 100)
+    with pytest.raises(UsageError, match="fewer radial bins"):
+        dada.stxm(scan, SHAPE, radial_bins=100, store=False)
+    assert dada.stxm(scan, SHAPE, radial_bins=10, store=False).progress.computed == 99

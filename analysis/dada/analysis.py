@@ -22,6 +22,7 @@ from dada.kernels import KERNEL_VERSION
 from dada.mask import combine, cut_of, read_mask
 from dada.options import StxmOptions
 from dada.plan import SumsPlan, share
+from dada.quantity import format_bytes
 from dada.reductions.centre_of_mass import phase_gradient
 from dada.reductions.dpc import integrate
 from dada.reductions.protocol import Quantity, Reduction, Setup
@@ -34,6 +35,8 @@ from dada.workers import Workers, local_workers
 
 #: A scan that grows meanwhile is opened again so often before the run gives up.
 REOPEN = 3
+#: Bytes that the sums of a scan may take.
+MOST_MEMORY = 4 << 30
 MakeWorkers = Callable[[Scan, SumsPlan], Workers]
 
 
@@ -108,6 +111,7 @@ def _analyse(
     reductions = choose(options, setup)
     tables = [reduction.prepare(setup) for reduction in reductions]
     plan = SumsPlan.of(setup, tables)
+    _check_memory(plan, scan.n_frames)
     provenance = _provenance(options, scan, setup)
     name = run_id({key: provenance[key] for key in ("options", "files", "mask")})
     if store is not None:
@@ -121,6 +125,16 @@ def _analyse(
     return StxmResult(
         options, scan, maps, map_ptr, setup.mask, setup.geometry, sums.damaged, sums.progress, provenance, name
     )
+
+
+def _check_memory(plan: SumsPlan, n_frames: int) -> None:
+    """Raises UsageError where the sums alone (two int64 each) would need more memory than a node has to spare."""
+    size = 16 * n_frames * sum(part.width for part in plan.parts)
+    if size > MOST_MEMORY:
+        raise UsageError(
+            f"the sums of {n_frames} frames would need {format_bytes(size)} of memory; ask for fewer radial bins, "
+            "or a composite of smaller frames"
+        )
 
 
 def prepare(options: StxmOptions, scan: Scan, user_mask: np.ndarray | None = None) -> Setup:

@@ -112,5 +112,7 @@ class Scattering:
     @cached_property
     def _flat_sums(self) -> np.ndarray:
         """Sums of 1, y, x, y^2, x^2, x y over the sensitive pixels."""
-        y, x = (part.astype(np.float64) for part in np.nonzero(self.detector.sensitive))
-        return np.array([np.sum(np.broadcast_to(f, y.shape)) for f in (1.0, y, x, y * y, x * x, x * y)])
+        lit = self.detector.sensitive
+        y, x = (np.arange(n, dtype=np.float64) for n in lit.shape)
+        rows, columns = lit.sum(axis=1), lit.sum(axis=0)
+        return np.array([rows.sum(), rows @ y, columns @ x, rows @ y**2, columns @ x**2, y @ (lit @ x)])
