@@ -70,11 +70,15 @@ def mount_command(
 @cli.command(name="umount")
 @click.argument("mountpoint")
 @click.option("--lazy", is_flag=True, help="Detach it also while it is in use.")
-def umount_command(mountpoint: str, lazy: bool) -> None:
+@click.option("--dead", is_flag=True, help="Only clear away what a killed mount process left behind, if anything.")
+def umount_command(mountpoint: str, lazy: bool, dead: bool) -> None:
     """Unmount, also what a killed mount process left behind."""
-    from dadafs.unmount import umount
+    from dadafs.unmount import clear_away, umount
 
-    umount(mountpoint, lazy=lazy)
+    if dead:
+        clear_away(mountpoint)
+    else:
+        umount(mountpoint, lazy=lazy)
 
 
 @cli.command(name="status")
@@ -86,7 +90,28 @@ def status_command(mountpoint: str, as_json: bool) -> None:
     click.echo(json.dumps(report, indent=2) if as_json else render(report), nl=as_json)
 
 
+@cli.command(name="doctor")
+@click.argument("mountpoint")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def doctor_command(mountpoint: str, as_json: bool) -> None:
+    """Look for the usual mistakes around a mount, and say how to put them right. Fails where it finds one."""
+    from dataclasses import asdict
+
+    from dadafs.doctor import examine
+    from dadafs.unmount import without_touching
+
+    findings = examine(without_touching(mountpoint))
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.state:>4}  {finding.what}" + (f": {finding.advice}" if finding.advice else ""))
+    if any(finding.state == "bad" for finding in findings):
+        sys.exit(ExitCode.FAILED)
+
+
 def mount_status(mountpoint: str) -> dict[str, object]:
+    """What the process of the mount at `mountpoint` reports. Raises UserError."""
     from dadafs.status_socket import ask
     from dadafs.unmount import without_touching
 

@@ -21,6 +21,8 @@ from dadafs.remote_file import RemoteFile
 from dadafs.wire.messages import Attr
 
 _OURS = b"user.dadafs."
+#: `ls -l` asks for this on every file of a mount, unless the first one answers "not supported".
+_SELINUX = b"security.selinux"
 _ACLS = {b"system.posix_acl_access", b"system.posix_acl_default"}
 #: A file that was written within this many seconds is said to be growing.
 _GROWING = 60
@@ -65,6 +67,8 @@ class Explainer:
         """`getxattr`, where nothing has to be asked; None where it has. Raises OSError(ENODATA)."""
         if name.startswith(_OURS):
             return None
+        if name == _SELINUX:
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
         if not (name.startswith(b"user.") or name in _ACLS):
             raise OSError(errno.ENODATA, _NO_DATA)
         place = self._operations.tree.place_of(node_id)

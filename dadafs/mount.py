@@ -10,8 +10,8 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from dadafs.remote_file import RemoteFiles
 from dadafs.report import RecentLog, Report
 from dadafs.session import Session, SessionOptions
 from dadafs.tree import Tree
-from dadafs.unmount import detach
+from dadafs.unmount import detach, is_dead
 from dadafs.virtual_files import VirtualFiles
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def check_mountpoint(mountpoint: str) -> None:
     """Raise UserError unless one can mount there; a dead mount of ours is cleared away first."""
     there = mount_at(mountpoint)
     if there is not None and there.fstype == FSTYPE:
-        if status_socket.answers(status_socket.socket_path(there.device)) or not _is_dead(mountpoint):
+        if not is_dead(there):
             raise UserError(
                 f"{mountpoint} is busy: a dadafs mount is there already; `dadafs umount {mountpoint}` takes it down.",
                 ExitCode.MOUNTPOINT,
@@ -74,15 +74,6 @@ def check_mountpoint(mountpoint: str) -> None:
         raise UserError(f"Cannot use the mountpoint {mountpoint}: {problem.strerror}.", ExitCode.MOUNTPOINT) from None
     if not stat.S_ISDIR(found.st_mode):
         raise UserError(f"The mountpoint {mountpoint} is not a directory.", ExitCode.MOUNTPOINT)
-
-
-def _is_dead(mountpoint: str) -> bool:
-    """Whether the process behind a mount has ended. `statvfs` is never answered from the kernel's caches."""
-    try:
-        os.statvfs(mountpoint)
-    except OSError as problem:
-        return problem.errno in {errno.ENOTCONN, errno.ECONNABORTED}
-    return False
 
 
 # --- in the background ------------------------------------------------------------------------------------------
@@ -211,7 +202,8 @@ class MountProcess:
             reader.start(nursery)
             for task in (files.run, notices.run, operations.watch, self._watchdog):
                 nursery.start_soon(task)
-            await self._serve(nursery, adapter, report)
+            with self._metrics(report):
+                await self._serve(nursery, adapter, report)
             await session.stop()
             nursery.cancel_scope.cancel()
 
@@ -263,6 +255,22 @@ class MountProcess:
         report.add("kernel", self._kernel_report)
         report.add("counters", self._counters.snapshot)
         return report
+
+    @contextmanager
+    def _metrics(self, report: Report) -> Iterator[None]:
+        """Serve metrics meanwhile, where somebody wants them."""
+        address = self._options.settings["metrics"]
+        if not address:
+            yield
+            return
+        from dadafs.metrics import MetricsServer  # ten megabytes that most mounts can do without
+
+        server = MetricsServer(address, report.as_dict)
+        log.info("metrics at port %d", server.port)
+        try:
+            yield
+        finally:
+            server.close()
 
     def _kernel_report(self) -> dict[str, Any]:
         kernel = self._kernel

@@ -44,6 +44,25 @@ def umount(mountpoint: str, *, lazy: bool = False) -> None:
     _wait_until_gone(mount)
 
 
+def clear_away(mountpoint: str) -> None:
+    """`dadafs umount --dead`: take away a mount whose process has ended; nothing where there is none."""
+    path = without_touching(mountpoint)
+    there = mount_at(path)
+    if there is not None and there.fstype == FSTYPE and is_dead(there):
+        detach(path, lazy=True)
+
+
+def is_dead(there: Mount) -> bool:
+    """Whether the process behind a mount has ended. `statvfs` is never answered from the kernel's caches."""
+    if answers(socket_path(there.device)):
+        return False
+    try:
+        os.statvfs(there.mountpoint)
+    except OSError as problem:
+        return problem.errno in {errno.ENOTCONN, errno.ECONNABORTED}
+    return False
+
+
 def _refusal(mountpoint: str, problem: OSError) -> UserError:
     if problem.errno == errno.EBUSY:
         return UserError(

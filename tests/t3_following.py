@@ -24,7 +24,9 @@ READER = textwrap.dedent(
     longest = rounds = 0
     fd = os.open(path, os.O_RDONLY)
     offset = 0
-    while not os.path.exists(path + ".stop"):
+    last = False
+    while not last:
+        last = os.path.exists(path + ".stop")  # one whole round after the end
         rounds += 1
         if way == "reopen":
             os.close(fd)

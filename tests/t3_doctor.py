@@ -1,0 +1,119 @@
+"""`dadafs doctor` finds the usual mistakes and says how to put them right; metrics tell what the report tells."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import urllib.request
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from dadafs import doctor
+from dadafs.errors import ExitCode
+from dadafs.mount_options import Target
+from tests.checklogs import ExpectedLog
+from tests.conftest import Mounted
+from tests.harness.processes import MountProcess, wait_until
+from tests.t3_mount_life import dadafs
+
+
+def test_a_healthy_mount(mounted: Mounted) -> None:
+    done = dadafs("doctor", mounted.mnt, "--json")
+    findings = json.loads(done.stdout)
+    states = {finding["state"] for finding in findings if "settings could not be raised" not in finding["what"]}
+    assert states == {"ok"}, done.stdout
+    assert any(mounted.head.address in finding["what"] for finding in findings)
+
+
+def test_a_mount_whose_process_does_not_answer(mounted: Mounted) -> None:
+    os.kill(mounted.mount.pid, signal.SIGSTOP)
+    try:
+        done = dadafs("doctor", mounted.mnt)
+    finally:
+        os.kill(mounted.mount.pid, signal.SIGCONT)
+    assert done.returncode == ExitCode.FAILED
+    assert "does not answer" in done.stdout
+    assert f"dadafs umount --lazy {mounted.mnt}" in done.stdout
+    assert f"{mounted.head.address} accepts connections" in done.stdout
+
+
+def test_a_head_that_went_away(mounted: Mounted, expected_log: ExpectedLog) -> None:
+    expected_log.add("head|connection|session")
+    mounted.head.kill()
+    wait_until(lambda: "nothing listens" in dadafs("doctor", mounted.mnt).stdout, "the head is missed")
+    assert dadafs("doctor", mounted.mnt).returncode == ExitCode.FAILED
+
+
+def test_where_nothing_is_mounted(tmp_path: Path) -> None:
+    done = dadafs("doctor", tmp_path)
+    assert "is not mounted" in done.stdout
+    assert f"dadafs mount HOST:/EXPORT {tmp_path}" in done.stdout
+
+
+def test_an_old_kernel() -> None:
+    assert doctor.kernel("4.19.0-27-amd64").state == "bad"
+    assert doctor.kernel("6.1.0-18-amd64").state == "ok"
+    assert doctor.kernel("4.20.1").state == "ok"
+
+
+def test_an_ordinary_user_without_user_allow_other(tmp_path: Path) -> None:
+    conf = tmp_path / "fuse.conf"
+    conf.write_text("#user_allow_other\n")
+    assert any("user_allow_other" in finding.what for finding in doctor.unprivileged(1000, conf))
+    conf.write_text("user_allow_other\n")
+    assert not any("user_allow_other" in finding.what for finding in doctor.unprivileged(1000, conf))
+    assert list(doctor.unprivileged(0, conf)) == []
+
+
+def test_readahead_that_could_not_be_raised() -> None:
+    report = {"kernel": {"refused": ["read_ahead_kb: Permission denied"]}, "mountpoint": "/mnt"}
+    (finding,) = doctor.readahead(report)
+    assert finding.state == "bad"
+    assert "/sys/class/bdi/" in finding.advice
+
+
+def test_damage_on_the_way_and_errors() -> None:
+    report = {"counters": {"checksum_errors": 3, "eio_sites": {"N05": 2}}}
+    damage = {finding.state: finding for finding in doctor.errors(report)}
+    assert "N05: 2" in damage["note"].what
+    assert "memory or network" in damage["bad"].advice
+
+
+def test_a_head_with_an_unknown_name_and_one_that_is_cut_off() -> None:
+    def unknown(address: object, timeout: float) -> socket.socket:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    def silent(address: object, timeout: float) -> socket.socket:
+        raise TimeoutError("timed out")
+
+    (finding,) = doctor.head(Target("nowhere", 7070, "data"), unknown)
+    assert "unknown" in finding.what
+    (finding,) = doctor.head(Target("nowhere", 7070, "data"), silent)
+    assert "firewall" in finding.advice
+
+
+def test_metrics_tell_what_the_report_tells(mounted: Mounted, tmp_path: Path, expected_log: ExpectedLog) -> None:
+    (mounted.tree / "file").write_bytes(b"x" * 200_000)
+    mount = MountProcess(
+        tmp_path / "second",
+        mounted.head.address,
+        "data",
+        tmp_path / "second.log",
+        options=("--metrics", "127.0.0.1:0"),
+    )
+    try:
+        assert len((tmp_path / "second" / "file").read_bytes()) == 200_000
+        port = mount.wait_for_line(r"metrics at port (\d+)").group(1)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as reply:
+            families = {family.name: family for family in text_string_to_metric_families(reply.read().decode())}
+    finally:
+        mount.unmount()
+    mount.check_log(expected_log)
+    sizes = {sample.labels["result"]: sample.value for sample in families["dadafs_read_bytes"].samples}
+    assert sum(sizes.values()) >= 200_000
+    assert families["dadafs_connected"].samples[0].value == 1
+    assert all(name.startswith("dadafs_") for name in families)
+    assert {"dadafs_late", "dadafs_wasted", "dadafs_eio", "dadafs_reads"} <= families.keys()
