@@ -16,7 +16,7 @@ from dadafs.quantity import format_size
 from dadafs.wire.channel import ChannelClosed
 from dadafs.wire.frame import FrameError
 from dadafs.wire.server import Doorkeeper, TurnedAway, authenticate
-from dadafsd import admin_socket, metrics
+from dadafsd import admin_socket
 from dadafsd.admin import Admin
 from dadafsd.config import HeadConfig, open_exports
 from dadafsd.connections import NodeConnection
@@ -79,6 +79,8 @@ class Head:
                 await self._listen(nursery)
                 self._open_admin_socket(nursery)
                 if self.config.metrics is not None:
+                    from dadafsd import metrics  # slow to import; only where it is wanted
+
                     stack.callback(metrics.start(self, *self.config.metrics))
                 nursery.start_soon(self._cut_silent)
                 nursery.start_soon(self.notifier.watchdog)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,19 +16,26 @@ from tests.harness.node import Node, connected
 from tests.harness.processes import HeadProcess
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    tree = tmp_path / "tree"
-    tree.mkdir()
-    return tree
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this module's tree and head live: one head serves all tests, each with a tree that it finds empty."""
+    return tmp_path_factory.mktemp("served")
 
 
 @pytest.fixture
-def head(tmp_path: Path, tree: Path, expected_log: ExpectedLog) -> Iterator[HeadProcess]:
-    head = HeadProcess(tmp_path / "head", {"data": tree})
+def tree(folder: Path) -> Path:
+    for path in (folder / "tree").iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return folder / "tree"
+
+
+@pytest.fixture(scope="module")
+def head(folder: Path) -> Iterator[HeadProcess]:
+    (folder / "tree").mkdir()
+    head = HeadProcess(folder / "head", {"data": folder / "tree"})
     yield head
     head.stop()
-    head.check_log(expected_log)
+    head.check_log(ExpectedLog())
 
 
 def write(path: Path, text: str) -> None:
@@ -226,8 +234,11 @@ def test_every_node_is_told(head: HeadProcess, tree: Path) -> None:
     trio.run(main)
 
 
-def test_leases_lost_to_a_replaced_tree(head: HeadProcess, tree: Path) -> None:
+def test_leases_lost_to_a_replaced_tree(tmp_path: Path, expected_log: ExpectedLog) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
     write(tree / "file", "x")
+    head = HeadProcess(tmp_path / "head", {"data": tree})
 
     async def main() -> None:
         async with connected(head.port) as node:
@@ -236,6 +247,8 @@ def test_leases_lost_to_a_replaced_tree(head: HeadProcess, tree: Path) -> None:
             await node.wait_until(lambda: b"" in node.lost(), "all leases are lost")
 
     trio.run(main)
+    head.stop()
+    head.check_log(expected_log)
 
 
 def test_a_lease_never_outlives_a_change(head: HeadProcess, tree: Path) -> None:

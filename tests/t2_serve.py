@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -34,19 +35,26 @@ from tests.harness.processes import HeadProcess, wait_until
 MIB = 1 << 20
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    tree = tmp_path / "tree"
-    tree.mkdir()
-    return tree
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this module's tree and head live: one head serves all tests, each with a tree that it finds empty."""
+    return tmp_path_factory.mktemp("served")
 
 
 @pytest.fixture
-def head(tmp_path: Path, tree: Path, expected_log: ExpectedLog) -> Iterator[HeadProcess]:
-    head = HeadProcess(tmp_path / "head", {"data": tree})
+def tree(folder: Path) -> Path:
+    for path in (folder / "tree").iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return folder / "tree"
+
+
+@pytest.fixture(scope="module")
+def head(folder: Path) -> Iterator[HeadProcess]:
+    (folder / "tree").mkdir()
+    head = HeadProcess(folder / "head", {"data": folder / "tree"})
     yield head
     head.stop()
-    head.check_log(expected_log)
+    head.check_log(ExpectedLog())
 
 
 def settle(path: Path) -> None:
@@ -276,7 +284,9 @@ def test_foreign_handles_and_versions_are_refused(head: HeadProcess, tree: Path)
     trio.run(main)
 
 
-def test_a_restarted_head_uses_its_cache_again(tmp_path: Path, tree: Path, expected_log: ExpectedLog) -> None:
+def test_a_restarted_head_uses_its_cache_again(tmp_path: Path, expected_log: ExpectedLog) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
     data = fill(tree / "file", 3 * MIB)
 
     async def read() -> set[str]:
