@@ -245,3 +245,18 @@ def test_dense_frames_reduced_together(kernel: str, n: int) -> None:
     found = FrameReducer(shape, "uint16", kernel=kernel, **table).reduce(chunks)
     assert found.status[1] in {Status.TRUNCATED, Status.BLOCK}
     assert_equal(found[found.ok], reference.reduce(frames, **table))
+
+
+@pytest.mark.parametrize("kind", ["zero", "sparse", "hot", "random", "invalid"])
+def test_one_lz4_block_for_the_whole_frame(kernel: str, kind: str) -> None:
+    """As EIGER1 detectors write it: the window slides several times, matches reach back 64 KiB, random data is raw."""
+    shape, rng = (211, 1031), np.random.default_rng(8)
+    table = tables(shape, rng)
+    frames = content(kind, (2, *shape), "uint16", rng)
+    frames[:, 100:] = np.where(rng.random((2, 111, 1031)) < 0.999, frames[:, 69:180], frames[:, 100:])
+    chunks = [pack(frame, Codec.LZ4, frame.nbytes) for frame in frames]
+    chunks.append(RawChunk(chunks[0].data[:-1], Codec.LZ4))
+    found = FrameReducer(shape, "uint16", kernel=kernel, **table).reduce(chunks)
+    assert found.status[2] in {Status.BLOCK, Status.TRUNCATED}
+    assert_equal(found[:2], reference.reduce(frames, **table))
+    np.testing.assert_array_equal(decode_frame(chunks[1], shape, "uint16"), frames[1])

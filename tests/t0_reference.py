@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+
 from dada.kernels import KERNEL_VERSION, Status, message, reference
 from dada.kernels.reducer import NO_BIN, effective_cut, stored_dtype
 

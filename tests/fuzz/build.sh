@@ -32,7 +32,7 @@ x86_64)
 esac
 # shellcheck disable=SC2086
 {
-    for name in plan chunk batch block tile portable; do
+    for name in plan chunk lz4_stream batch block tile portable; do
         $CC $flags -c "$source/$name.c" -o "$out/$name.o"
     done
     $CC $flags -c "$here/fuzz_chunk.c" -o "$out/fuzz_chunk.o"

@@ -226,7 +226,7 @@ static size_t sound_input(uint8_t *input)
         return 2 + n * e;
     }
     bool shuffled = input[1] == CODEC_BITSHUFFLE_LZ4;
-    size_t block = 8 * (1 + next_random() % 1100) * 8 / e, end = shuffled ? n - n % 8 : n;
+    size_t block = 8 * (1 + next_random() % (next_random() % 3 ? 1100 : 9000)) * 8 / e, end = shuffled ? n - n % 8 : n;
     block = block / 8 * 8 ? block / 8 * 8 : 8;
     put_big_endian(input + 2, n * e, 8);
     put_big_endian(input + 10, block * e, 4);

@@ -39,6 +39,8 @@ int reduce_batch(const Kernel *kernel, const Plan *plan, const Chunk *chunks, si
     }
     for (unsigned i = 0; n && sums[0].pending && i < 2; i++)
         kernel->add_pending(plan, &sums[0].pending[i]);
+    for (size_t i = 0; i < n; i++)
+        chunk_close(&walks[i]);
     decode_buffer_free(&buffer);
     free(walks);
     free(active);
@@ -73,6 +75,7 @@ int decode_frame(const Chunk *chunk, size_t n_pixels, unsigned element, uint8_t 
         else
             memcpy(pixels + block.first * element, block.data, block.n * element);
     }
+    chunk_close(&walk);
     decode_buffer_free(&buffer);
     return status;
 }

@@ -110,6 +110,41 @@ static bool decode_block(const ChunkWalk *walk, size_t stored, uint8_t *data, si
     return decoded >= 0 && (size_t)decoded == size;
 }
 
+/* The next tile of a large block. */
+static int take_streamed(ChunkWalk *walk, Block *block)
+{
+    size_t n = walk->streaming < TILE ? walk->streaming : TILE;
+    const uint8_t *piece = lz4_stream_next(walk->stream, n * walk->element);
+    if (!piece)
+        return STATUS_BLOCK;
+    *block = (Block){.data = piece, .first = walk->next, .n = n};
+    walk->next += n;
+    walk->streaming -= n;
+    return STATUS_OK;
+}
+
+/* LZ4 blocks from this size on, in bytes, are streamed: EIGER1 detectors write one for the whole frame. */
+#define STREAM_FROM 32768
+
+static int begin_stream(ChunkWalk *walk, size_t stored, size_t n, Block *block)
+{
+    size_t size = n * walk->element;
+    if (!walk->stream)
+        walk->stream = malloc(sizeof *walk->stream);
+    if (!walk->stream)
+        return STATUS_MEMORY;
+    lz4_stream_begin(walk->stream, walk->at, stored, size, stored == size);
+    walk->at += stored;
+    walk->streaming = n;
+    return take_streamed(walk, block);
+}
+
+void chunk_close(ChunkWalk *walk)
+{
+    free(walk->stream);
+    walk->stream = NULL;
+}
+
 static int take_compressed(ChunkWalk *walk, DecodeBuffer *buffer, Block *block, size_t n)
 {
     size_t size = n * walk->element;
@@ -117,10 +152,12 @@ static int take_compressed(ChunkWalk *walk, DecodeBuffer *buffer, Block *block, 
         return STATUS_TRUNCATED;
     size_t stored = (size_t)big_endian(walk->at, 4);
     walk->at += 4;
-    if (walk->codec == CODEC_LZ4 && stored == size)
-        return take_raw(walk, buffer, block, n);
     if (stored > bytes_left(walk))
         return STATUS_TRUNCATED;
+    if (walk->codec == CODEC_LZ4 && size >= STREAM_FROM)
+        return begin_stream(walk, stored, n, block);
+    if (walk->codec == CODEC_LZ4 && stored == size)
+        return take_raw(walk, buffer, block, n);
     if (size > INT_MAX || stored > INT_MAX || stored == 0)
         return STATUS_BLOCK;
     int status = decode_buffer_grow(buffer, size);
@@ -141,6 +178,8 @@ int chunk_next(ChunkWalk *walk, DecodeBuffer *buffer, Block *block)
     block->n = 0;
     if (left == 0)
         return STATUS_OK;
+    if (walk->streaming)
+        return take_streamed(walk, block);
     size_t n = left < walk->block_pixels ? left : walk->block_pixels;
     if (walk->codec == CODEC_NONE)
         return take_raw(walk, buffer, block, n);

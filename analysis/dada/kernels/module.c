@@ -366,6 +366,7 @@ static int walk_only(const Chunk *chunk, size_t n_pixels, unsigned element)
         if (block.n == 0)
             break;
     }
+    chunk_close(&walk);
     decode_buffer_free(&buffer);
     return status;
 }
