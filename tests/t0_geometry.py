@@ -7,12 +7,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from pyFAI.detectors import Detector
+from pyFAI.integrator.azimuthal import AzimuthalIntegrator
+
 from dada.bins import NO_BIN, azimuth_bins, cross, equal_bins, q_bins, radius_bins
 from dada.errors import DataError, UsageError
 from dada.geometry import Geometry, read_poni
 from dada.mask import annuli, combine, cut_of, read_mask, reasons
-from pyFAI.detectors import Detector
-from pyFAI.integrator.azimuthal import AzimuthalIntegrator
 
 SHAPE = (61, 83)
 TILTED = {"rot1": 0.11, "rot2": -0.07, "rot3": 0.3}

@@ -6,8 +6,8 @@ import struct
 
 import numpy as np
 import pytest
-from dada.kernels import BadChunk, Codec, FrameReducer, RawChunk, Status, decode_frame, reference
 
+from dada.kernels import BadChunk, Codec, FrameReducer, RawChunk, Status, decode_frame, reference
 from tests.harness.chunks import pack
 
 SHAPE = (40, 300)

@@ -8,6 +8,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
+
 from dada.kernels import Codec, FrameReducer, RawChunk, decode_frame, reference
 
 
