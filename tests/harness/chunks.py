@@ -6,8 +6,9 @@ import struct
 
 import lz4.block
 import numpy as np
-from dada.kernels import Codec, RawChunk
 from numpy.typing import NDArray
+
+from dada.kernels import Codec, RawChunk
 
 Frame = NDArray[np.integer]
 
