@@ -79,7 +79,7 @@ class Operations(Attributes):
     def lookup_known(self, parent: int, name: bytes) -> Told | None:
         """`lookup`, where nothing has to be asked and nothing to be dropped."""
         directory = self.tree.find(parent)
-        if not isinstance(directory, Directory):
+        if not isinstance(directory, Directory) or len(name) > MAX_COMPONENT:
             return None
         now = self.session.now()
         found = self.beliefs.believed(directory, name, now)
