@@ -33,6 +33,8 @@ from dadafs.wire.paths import MAX_COMPONENT, split
 #: Open flags that ask for anything but reading.
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND | os.O_CREAT
 _READ_ATTEMPTS = 8
+#: How many names the kernel is asked to forget at a time when metadata has outgrown its share.
+_FORGOTTEN_AT_ONCE = 10_000
 #: How long a read of a file that was cut waits for the kernel to ask for its size, and between two looks, in s.
 _CUT_PATIENCE = 5.0
 _CUT_STEP = 0.002
@@ -327,11 +329,14 @@ class Operations(Attributes):
     async def watch(self) -> None:
         """Background task: ask about open files that no lease covers, so that mapped pages follow changes too.
 
-        A program that reads through `mmap` makes no call that could ask.
+        A program that reads through `mmap` makes no call that could ask. And have the kernel forget what there is
+        no room for.
         """
         interval = max(self.beliefs.leases.freshness / 4, 0.05)
         while True:
             await trio.sleep(interval)
+            for parent, name in self.tree.surplus(_FORGOTTEN_AT_ONCE):
+                self.kernel.entry(parent, name)
             for handle in {handle.node.id: handle for handle in self._handles.values()}.values():
                 with contextlib.suppress(OSError):  # whoever reads it is told
                     await self.recheck(handle)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from itertools import islice
 
 from dadafs.beliefs import Beliefs, MetadataBudget
 from dadafs.listing import Page
@@ -264,6 +265,26 @@ class Tree:
             if directory.subdirs.get(name) is node:
                 del directory.subdirs[name]
             self._unpin(directory)
+
+    def surplus(self, most: int) -> list[tuple[int, bytes]]:
+        """Names, as (directory's id, name), that the kernel should forget so that metadata fits into its share.
+
+        Beliefs are ours to drop, nodes are not: the kernel keeps each until it is short of memory itself. The
+        longest known come first; at most `most` at a time, and none while there is room.
+        """
+        if self._budget.metadata_room >= 0:
+            return []
+        names: list[tuple[int, bytes]] = []
+        for node in list(islice(self._nodes.values(), most)):
+            self._nodes[node.id] = self._nodes.pop(node.id)  # to the end, in case the kernel keeps it
+            if node.links and not node.opens and not (isinstance(node, Directory) and node.pins):
+                directory, name = node.links[-1]
+                names.append((directory.id, name))
+        for node_id, packed in list(islice(self._compact.items(), max(0, most - len(names)))):
+            self._compact[node_id] = self._compact.pop(node_id)
+            place = self._places[packed >> 16]
+            names.append((place.directory.id, place.page.name(packed & 0xFFFF)))
+        return names
 
     def closed(self, node: Node) -> None:
         """One handle of `node` was closed."""

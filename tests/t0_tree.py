@@ -208,3 +208,19 @@ def test_going_round_in_circles_is_stale(tree: Tree) -> None:
     with pytest.raises(OSError) as stale:
         tree.path(one)
     assert stale.value.errno == errno.ESTALE
+
+
+def test_the_longest_known_are_forgotten_when_there_is_no_room(tree: Tree, budget: Budget) -> None:
+    folder = tree.looked_up(tree.root, b"d", attr(6, mode=DIR))
+    assert isinstance(folder, Directory)
+    opened = tree.looked_up(folder, b"open", attr(7))
+    assert opened is not None
+    opened.opens += 1
+    for number in range(10):
+        tree.looked_up(folder, b"%d" % number, attr(20 + number))
+    assert tree.surplus(100) == []
+    budget.limit = 0
+    assert tree.surplus(6) == [(6, b"0"), (6, b"1"), (6, b"2")], "neither the root nor what is open or in use"
+    assert tree.surplus(7) == [(6, b"%d" % number) for number in range(3, 10)]
+    listed(tree, [Item(b"a", attr(50)), Item(b"b", attr(51))])
+    assert {(1, b"a"), (1, b"b")} <= set(tree.surplus(100))
