@@ -58,9 +58,14 @@ class NodeConnection:
             return
         self.session = session
         self._slots = trio.CapacityLimiter(CONTROL_REQUESTS if self.is_control else DATA_REQUESTS)
+        if session.closed:
+            return
+        if not self.is_control:
+            session.data_channels.add(self.channel)
         try:
             await self._answer_all(session)
         finally:
+            session.data_channels.discard(self.channel)
             if self.is_control:
                 self._service.close_session(session)
                 log.info("session of %s on %s is over", session.node, session.exported.name)
@@ -91,7 +96,12 @@ class NodeConnection:
             self._head,
             list(exported.options.append_patterns),
         )
-        await self.channel.send(Kind.HANDSHAKE, 0, welcome)
+        try:
+            await self.channel.send(Kind.HANDSHAKE, 0, welcome)
+        except BaseException:
+            if self.is_control:  # nobody will ever end a session that was never served
+                self._service.close_session(session)
+            raise
         return session
 
     def _refusal(self, attach: Attach, draining: bool) -> Refused | None:

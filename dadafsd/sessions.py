@@ -8,6 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from dadafs.wire.channel import Channel
 from dadafs.wire.messages import LISTING_PAGE, Attr, Item
 from dadafsd.open_files import OpenFile
 from dadafsd.outbox import Outbox
@@ -58,6 +59,8 @@ class Session:
     outbox: Outbox = field(default_factory=Outbox)
     report: dict[str, int | float | str] = field(default_factory=dict)
     handles: dict[int, OpenFile] = field(default_factory=dict)
+    closed: bool = False
+    data_channels: set[Channel] = field(default_factory=set)
     _listings: OrderedDict[int, Snapshot] = field(default_factory=OrderedDict)
     _next_listing: int = 0
 
@@ -94,7 +97,10 @@ class Session:
         return snapshot, items, more
 
     def close(self) -> None:
-        """Give everything back."""
+        """Give everything back, and cut the data channels: nothing can be opened for a session that is over."""
+        self.closed = True
+        for channel in list(self.data_channels):
+            channel.close("its session is over")
         self.release(list(self.handles))
         self._listings.clear()
 
@@ -136,6 +142,9 @@ class Sessions:
 
         Handles of two starts of the head never coincide.
         """
+        if session.closed:
+            session.exported.files.detach(file)
+            raise Failure(errno.ESTALE, Site.HANDLE_UNKNOWN, "the session is over")
         if len(session.handles) >= MAX_HANDLES:
             session.exported.files.detach(file)
             raise Failure(errno.EMFILE, Site.REQUEST_INVALID, f"more than {MAX_HANDLES} open files")

@@ -310,3 +310,17 @@ def test_a_restarted_head_uses_its_cache_again(tmp_path: Path, expected_log: Exp
     assert trio.run(read) == {"ssd"}
     assert head.stop() == 0
     head.check_log(expected_log)
+
+
+def test_data_channels_end_with_their_session(head: HeadProcess, tree: Path) -> None:
+    fill(tree / "file", 10)
+
+    async def main() -> None:
+        async with connected(head.port) as node:
+            await node.open(b"file")
+            node.control.close()
+            with trio.fail_after(60):
+                while node.data.closed is None:
+                    await trio.sleep(0.01)
+
+    trio.run(main)
