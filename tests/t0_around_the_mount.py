@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from dadafs.mount_helper import parse
 from dadafs.mount_options import parse_dash_o, parse_target, resolve
 from dadafs.mount_table import mount_at, mounts
 from dadafs.notify import notify, watchdog_interval
+from tests.conftest import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -129,3 +131,8 @@ def test_the_watchdogs_interval_is_half_of_what_systemd_says(monkeypatch: pytest
     assert watchdog_interval() is None
     monkeypatch.setenv("WATCHDOG_USEC", "60000000")
     assert watchdog_interval() == 30
+
+
+def test_the_helper_of_mount_is_installed_under_its_name() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert project["scripts"]["mount.dadafs"] == "dadafs.mount_helper:main"
