@@ -31,7 +31,7 @@ class _Mirror(pyfuse3.Operations):
         self._numbers = {source: pyfuse3.ROOT_INODE}
 
     async def _feel(self) -> None:
-        while (mood := self._read_mood()) == "hang":  # noqa: ASYNC110 - the mood is a file
+        while (mood := self._read_mood()) == "hang":
             await trio.sleep(0.02)
         if mood == "error":
             raise pyfuse3.FUSEError(errno.EIO)
