@@ -227,12 +227,16 @@ async def connect(
     peer = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     with trio.move_on_after(timeout):
         channel = await _open(host, port, peer, auth)
+        authenticated = False
         try:
             await _authenticate(channel, NodeHandshake(auth, node, role))
+            authenticated = True
             welcome = await _attach(channel, target)
         except (ChannelClosed, FrameError) as error:
             channel.close(str(error))
-            if isinstance(channel, TlsChannel) and channel.alert:
+            if isinstance(channel, TlsChannel) and not authenticated:
+                # With TLS 1.3 our side is done before the head has looked at our certificate; its alert may be lost
+                # with the connection, so an end at this point is taken for the refusal that it nearly always is.
                 message = f"the head refuses this node's certificate: {error}"
                 raise Refusal(RefusalCode.WRONG_KEY, message) from None
             raise ConnectFailed(f"{peer} does not answer as a head: {error}") from None

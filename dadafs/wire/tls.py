@@ -132,9 +132,6 @@ def _reason(error: OSError) -> str:
 class TlsChannel(Channel):
     """A `Channel` whose socket is an `ssl.SSLSocket`."""
 
-    #: Whether the connection ended because the peer refused it with a TLS alert (our certificate, for one).
-    alert = False
-
     def certificate_names(self) -> list[str]:
         """The names in the peer's certificate: its DNS names, and its common name."""
         certificate = cast(dict[str, tuple[tuple[object, ...], ...]], self._secure.getpeercert() or {})
@@ -166,7 +163,6 @@ class TlsChannel(Channel):
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return 0
         except OSError as error:
-            self.alert = isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or "")
             raise self._fail(f"the connection was lost: {_reason(error)}") from None
         if not received:
             raise self._fail("the peer closed the connection")
