@@ -51,16 +51,18 @@ class Job:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @click.option("--real", is_flag=True, help="Frames of a real EIGER2 detector, thinned into a scan.")
-@click.option("--frames", default=225, show_default=True, type=click.IntRange(4), help="Size of the simulated scan.")
+@click.option(
+    "--frames", type=click.IntRange(4), help="Size of the scan.  [225; 49 with --real, whose frames are larger]"
+)
 @click.option("--shape", metavar="NYxNX", help="Points of the scan at PATH; as square as possible when not given.")
 @click.option("--keep", is_flag=True, help="Leave the mount usable until Ctrl-C.")
 @click.option("--output", default="demo-output", show_default=True, type=click.Path(path_type=Path))
-def demo(path: Path | None, real: bool, frames: int, shape: str | None, keep: bool, output: Path) -> None:
+def demo(path: Path | None, real: bool, frames: int | None, shape: str | None, keep: bool, output: Path) -> None:
     """A head, a mount, a scan through the mount twice, and its maps."""
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="dadafs-demo-") as folder:
         work = Path(folder)
-        job = _job(path, real, frames, shape, work)
+        job = _job(path, real, frames or (49 if real else 225), shape, work)
         with _head(work, job.scan.parent) as address, _mount(work, address) as mnt:
             accounts = [_analyse(job, mnt, work, output, first) for first in (True, False)]
             _show_tiers(mnt, accounts)
