@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from dadafs.beliefs import lease_covers
 from dadafs.kernel_cache import KernelCache
 from dadafs.node import ROOT_ID, Belief, Directory
 from dadafs.tree import Tree
@@ -44,21 +45,31 @@ class Pushes:
             self._beliefs.disbelieve_below(self._tree.root)
 
     def _change(self, change: Change) -> None:
-        belief = Belief(change.attr, change.target, self._now(), self._generation(), True)
         if not change.path:
-            self._root_changed(change, belief)
+            self._root_changed(change, self._belief(change, self._tree.root))
             return
         parent_path, name = split(change.path)
         parent = self._tree.directory_at(parent_path)
         if parent is None:
             return
         child = parent.subdirs.get(name)
+        belief = self._belief(change, child)
         if change.subtree and child is not None:
             self._beliefs.disbelieve_below(child)
         self._tell_kernel(parent, name, change.attr)
         if parent.listing is not None or name in parent.names or child is not None:
             self._beliefs.learn(parent, name, belief)
             self._beliefs.drop_patches(parent)
+
+    def _belief(self, change: Change, directory: Directory | None) -> Belief:
+        """What a push says, leased where the watch that saw it sees everything: see `lease_covers`.
+
+        A directory that is watched itself stays leased; a file that got a second name does not.
+        """
+        leased = change.attr is None or lease_covers(change.attr)
+        if not leased and directory is not None and directory.own is not None:
+            leased = directory.own.leased and directory.own.generation == self._generation()
+        return Belief(change.attr, change.target, self._now(), self._generation(), leased)
 
     def _root_changed(self, change: Change, belief: Belief) -> None:
         root = self._tree.root

@@ -389,6 +389,8 @@ class RemoteFiles:
         if known is not None and attr is not None:
             known.become(attr)
             known.asked_at, known.generation = now, generation
+            if attr.nlink > 1:
+                known.leased = False  # a write through another name may be seen by no watch
 
     def _at_or_below(self, path: bytes) -> list[RemoteFile]:
         if not path:

@@ -481,3 +481,19 @@ async def test_ls_l_asks_for_the_attributes_of_a_directory_once(tmp_path: Path) 
     os.setxattr(tmp_path / "f25", b"user.sample", b"skin")
     bench.session.push("f25")
     assert await bench.explainer.getxattr(ids[b"f25"], b"user.sample") == b"skin"
+
+
+@in_trio
+async def test_a_file_that_got_a_second_name_is_not_leased_any_more(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    bench = Bench(tmp_path)
+    node = (await bench.lookup("a")).id
+    await trio.sleep(0.1)
+    os.link(tmp_path / "a", tmp_path / "b")
+    bench.session.push("a", "b")
+    os.link(tmp_path / "a", tmp_path / "c")  # which the head may see under the new name only
+    await trio.sleep(1.2)
+    bench.session.keepalive()
+    told = await bench.getattr(node)
+    assert told.fields is not None
+    assert told.fields[3] == 3
