@@ -193,4 +193,5 @@ def simulate(cluster: Cluster, calibration: Calibration, batches: int = 40) -> O
 
 def sweep(base: Cluster, calibration: Calibration, nodes: list[int], batches: int = 24) -> list[Outcome]:
     """The same installation with more and more nodes."""
-    return [simulate(replace(base, nodes=count), calibration, batches) for count in nodes]
+    few = max(6, batches // 3)  # a large cluster is in equilibrium sooner than it is computed
+    return [simulate(replace(base, nodes=n), calibration, batches if n <= 100 else few) for n in nodes]

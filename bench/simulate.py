@@ -46,18 +46,19 @@ def load_calibration(path: Path) -> Calibration:
 
 
 def calibrate(results: Path) -> dict[str, Any]:
-    """The calibration from the measured figures, with where each number comes from."""
-    load, job = (json.loads((results / name).read_text()) for name in ("full_load.json", "whole_job.json"))
-    warm = next(row for row in load["rows"] if (row["pattern"], row["state"]) == ("different", "warm"))
+    """The calibration from the measured figures: CPU of a cold sequential read (warm head), frames of a local job."""
+    mounts, job = (json.loads((results / name).read_text()) for name in ("mounts.json", "whole_job.json"))
+    wanted = {"peer": "dadafs", "load": "sequential", "state": "cold"}
+    warm = next(row for row in mounts["rows"] if wanted.items() <= row.items())
     local = next(row for row in job["rows"] if row["state"] == "local")
     made = Calibration(
         node_cpu_s_per_gib=warm["node cpu s/GiB"],
         head_cpu_s_per_gib=warm["head cpu s/GiB"],
         frames_per_s_per_core=local["frames/s per core"],
         bytes_per_frame=local["bytes"] / local["frames"],
-        measured=load["date"],
+        measured=mounts["date"],
     )
-    return {"calibration": asdict(made), "machine": load["machine"], "from": ["full_load.json", "whole_job.json"]}
+    return {"calibration": asdict(made), "machine": mounts["machine"], "from": ["mounts.json", "whole_job.json"]}
 
 
 def check(results: Path, calibration: Calibration) -> list[dict[str, Any]]:

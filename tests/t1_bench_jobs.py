@@ -99,3 +99,11 @@ def test_scan_resistance_tells_lru_from_the_others() -> None:
 
 def replay_tail(policy: policies.Policy, trace: list[policies.Access], count: int) -> int:
     return [policy.access(*access) for access in trace][-count:].count(True)
+
+
+def test_the_committed_calibration_can_be_simulated(tmp_path: Path) -> None:
+    rows = quick("bench.simulate", tmp_path / "figures.json")
+    assert {row["nodes"] for row in rows} == {1, 4}
+    assert all(row["frames/s"] > 0 for row in rows)
+    content = json.loads((tmp_path / "figures.json").read_text())
+    assert len(content["check"]) == 4
