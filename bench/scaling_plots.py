@@ -48,13 +48,17 @@ def _scaling(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def _tiers(tiers: Sequence[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    axes.plot([100 * row["cached"] for row in tiers], [row["frames/s"] for row in tiers], "o-")
-    for row in tiers:
-        place = (100 * row["cached"], row["frames/s"])
-        axes.annotate(row["bottleneck"], place, textcoords="offset points", xytext=(4, -12), fontsize=8)
+    for loops in dict.fromkeys(row["serving loops"] for row in tiers):
+        mine = [row for row in tiers if row["serving loops"] == loops]
+        label = f"head with {loops} serving loop{'s' if loops > 1 else ''}"
+        axes.plot([100 * row["cached"] for row in mine], [row["frames/s"] for row in mine], "o-", label=label)
+        for row in mine:
+            place = (100 * row["cached"], row["frames/s"])
+            axes.annotate(row["bottleneck"], place, textcoords="offset points", xytext=(-12, 7), fontsize=7)
+    axes.legend(fontsize=8)
     axes.set_xlabel("bytes that the head's memory and SSD hold, %")
     axes.set_ylabel(f"frames/s of {tiers[0]['nodes']} nodes")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.25 * max(row["frames/s"] for row in tiers))
     axes.grid(alpha=0.2)
     figure.savefig(path, dpi=100)
     plt.close(figure)

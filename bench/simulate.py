@@ -108,9 +108,10 @@ def scaling(calibration: Calibration, nodes: Sequence[int]) -> list[dict[str, An
 def tier_size(calibration: Calibration, nodes: int) -> list[dict[str, Any]]:
     """What the share of bytes that the head's tiers hold is worth."""
     rows = []
-    for share in CACHED:
-        outcome = simulate(Cluster(nodes, cached=share), calibration)
-        rows.append({"cached": share, "nodes": nodes, **_figures(outcome)})
+    for loops in (1, 4):
+        for share in CACHED:
+            outcome = simulate(Cluster(nodes, cached=share, head_cores=loops), calibration)
+            rows.append({"serving loops": loops, "cached": share, "nodes": nodes, **_figures(outcome)})
     return rows
 
 
@@ -153,7 +154,7 @@ def main(make: bool, path: Path, quick: bool, plots: Path | None, json_path: Pat
     shown = rows if quick else [row for row in rows if row["nodes"] in (24, 100, 1000)]
     _print("scenarios", ("scenario", *SCALING_COLUMNS), shown, markdown)
     tiers = tier_size(calibration, 4 if quick else 24)
-    _print("share that the head holds", ("cached", *SCALING_COLUMNS), tiers, markdown)
+    _print("share that the head holds", ("serving loops", "cached", *SCALING_COLUMNS), tiers, markdown)
     if plots:
         from bench.scaling_plots import draw
 
