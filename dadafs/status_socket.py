@@ -39,8 +39,10 @@ async def serve(path: Path, report: Callable[[], dict[str, Any]]) -> None:
     """Answer on `path` until cancelled."""
     _make_way(path)
     listener = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+    ours = 0
     try:
         await listener.bind(str(path))
+        ours = os.stat(path).st_ino
         os.chmod(path, 0o666)  # statistics are for all
         listener.listen(16)
         async with trio.open_nursery() as nursery:
@@ -49,8 +51,10 @@ async def serve(path: Path, report: Callable[[], dict[str, Any]]) -> None:
                 nursery.start_soon(_answer, trio.SocketStream(peer), report)
     finally:
         listener.close()
+        # Once we are unmounted the kernel may give our device number, and so this name, to the next mount.
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+            if os.stat(path).st_ino == ours:
+                os.unlink(path)
 
 
 def _make_way(path: Path) -> None:
