@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -59,15 +59,18 @@ class Address:
 
 def parse_url(url: str) -> Address:
     """`aerospike://HOST[:PORT][,HOST[:PORT]]/NAMESPACE/SET[?ttl=30d]`. Raises UsageError."""
-    parts = urlsplit(url)
-    path = parts.path.strip("/").split("/")
-    if parts.scheme != "aerospike" or not parts.netloc or len(path) != 2 or not all(path):
+    # Not urlsplit: a list of hosts is no netloc to it, and with an IPv6 address in it newer releases refuse it.
+    scheme, _, rest = url.partition("://")
+    rest, _, query = rest.partition("?")
+    hosts, _, where = rest.partition("/")
+    path = where.strip("/").split("/")
+    if scheme != "aerospike" or not hosts or len(path) != 2 or not all(path):
         raise UsageError(f"'{url}' is no Aerospike store; write aerospike://HOST:3000/NAMESPACE/SET")
     if len(path[0].encode()) > 31 or len(path[1].encode()) > 63:
         raise UsageError(f"'{url}': a namespace has at most 31 bytes, a set 63")
-    ttl = parse_qs(parts.query).get("ttl", [""])[-1]
+    ttl = parse_qs(query).get("ttl", [""])[-1]
     ttl_s = min(int(parse_seconds(ttl)), LONGEST_TTL_S) if ttl else DEFAULT_TTL_S
-    return Address(tuple(_host(host, url) for host in parts.netloc.split(",")), path[0], path[1], ttl_s)
+    return Address(tuple(_host(host, url) for host in hosts.split(",")), path[0], path[1], ttl_s)
 
 
 def _host(text: str, url: str) -> tuple[str, int]:
