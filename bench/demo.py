@@ -60,7 +60,7 @@ class Job:
 def demo(path: Path | None, real: bool, frames: int | None, shape: str | None, keep: bool, output: Path) -> None:
     """A head, a mount, a scan through the mount twice, and its maps."""
     output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="dadafs-demo-") as folder:
+    with tempfile.TemporaryDirectory(prefix="dadafs-demo-", ignore_cleanup_errors=True) as folder:
         work = Path(folder)
         job = _job(path, real, frames or (49 if real else 225), shape, work)
         with _head(work, job.scan.parent) as address, _mount(work, address) as mnt:
