@@ -84,7 +84,6 @@ class Head:
                     stack.callback(metrics.start(self, *self.config.metrics))
                 nursery.start_soon(self._cut_silent)
                 nursery.start_soon(self.notifier.watchdog)
-                self._say_ready()
                 await self._signals()
                 await self._drain()
                 nursery.cancel_scope.cancel()
@@ -183,6 +182,7 @@ class Head:
     async def _signals(self) -> None:
         wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
         with trio.open_signal_receiver(*wanted) as signals, on_usr1():
+            self._say_ready()  # not before: whoever waits for it may send a signal at once
             async for number in signals:
                 if number == signal.SIGHUP:
                     self.reload()
