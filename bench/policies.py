@@ -1,4 +1,4 @@
-"""Eviction policies side by side: LRU, SLRU, ARC, and the product's own S3-FIFO; all weighted by bytes.
+"""Eviction policies side by side: LRU, SLRU, ARC, S3-FIFO, and what node and head really run; all weighted by bytes.
 
 Each decides about keys and weights only. `access(key, weight)` answers whether the key was held, and holds it from
 then on; what is held never weighs more than `capacity` bytes. A key that weighs more than the whole capacity is not
@@ -12,7 +12,11 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 
-from dadafs.policy.s3fifo import S3Fifo
+from xxhash import xxh3_64_intdigest
+
+from dadafs.policy.s3fifo import SPACING, S3Fifo
+from dadafsd.store.index import FragmentIndex
+from dadafsd.store.record import UNIT
 
 Key = Hashable
 Access = tuple[Key, int]
@@ -147,12 +151,14 @@ class Arc(Policy):
             self._frequent_ghosts.drop_first()
 
 
-class OwnS3Fifo(Policy):
-    """`dadafs.policy.s3fifo`, the code that the product runs."""
+class PlainS3Fifo(Policy):
+    """S3-FIFO as published: every hit counts. With `spacing`, only those that are apart."""
+
+    spacing = 0.0
 
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
-        self._held: S3Fifo[Key] = S3Fifo()
+        self._held: S3Fifo[Key] = S3Fifo(spacing=self.spacing)
 
     def _access(self, key: Key, weight: int) -> bool:
         if key in self._held:
@@ -164,32 +170,26 @@ class OwnS3Fifo(Policy):
         return False
 
 
-class SpacedS3Fifo(Policy):
-    """S3-FIFO that counts a hit only once `SPACING` of the capacity has come in since the key's last counted one.
+class NodeS3Fifo(PlainS3Fifo):
+    """`dadafs.policy.s3fifo` with its defaults: the code that every node runs."""
 
-    Two frames lie in one fragment and every open reads the same header: hits in a row are one use, not proof that a
-    fragment is needed again (the correlated references of O'Neil, O'Neil and Weikum, LRU-K, SIGMOD 1993).
-    """
+    spacing = SPACING
 
-    SPACING = 0.01
+
+class HeadS3Fifo(Policy):
+    """`dadafsd.store.index`: the code that every tier of a head runs. Weights are rounded up to its units."""
 
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
-        self._held: S3Fifo[Key] = S3Fifo()
-        self._counted: dict[Key, int] = {}
-        self._inserted = 0
+        self._index = FragmentIndex()
 
     def _access(self, key: Key, weight: int) -> bool:
-        if key in self._held:
-            if self._inserted - self._counted[key] > self.SPACING * self.capacity:
-                self._held.hit(key)
-                self._counted[key] = self._inserted
+        digest = xxh3_64_intdigest(repr(key).encode())
+        if self._index.touch(digest):
             return True
-        self._inserted += weight
-        self._held.insert(key, weight)
-        self._counted[key] = self._inserted
-        while self._held.weight > self.capacity:
-            del self._counted[self._held.evict()]
+        self._index.insert(digest, 0, -(-weight // UNIT), 0)
+        while self._index.units * UNIT > self.capacity:
+            self._index.evict(lambda key, file: False)
         return False
 
 
@@ -197,8 +197,9 @@ POLICIES: dict[str, type[Policy]] = {
     "LRU": Lru,
     "SLRU": Slru,
     "ARC": Arc,
-    "S3-FIFO": OwnS3Fifo,
-    "S3-FIFO spaced": SpacedS3Fifo,
+    "S3-FIFO": PlainS3Fifo,
+    "node": NodeS3Fifo,
+    "head": HeadS3Fifo,
 }
 
 

@@ -99,6 +99,31 @@ def test_a_ghost_that_comes_back_goes_to_the_main_queue() -> None:
     assert victim.key in index  # though it has not been read since, and came before none of these
 
 
+def test_hits_in_a_row_are_one_use_and_hits_apart_are_two() -> None:
+    index = FragmentIndex()
+    for number in range(100):
+        index.insert(spread(number), 0, 10, 0)
+    for _ in range(9):
+        index.touch(spread(0))  # in a row
+    for number in range(100, 110):
+        index.touch(spread(1))  # something came in between
+        index.insert(spread(number), 0, 10, 0)
+    gone = [victim.key for _ in range(100) if (victim := index.evict(nothing_pinned))]
+    assert spread(0) in gone
+    assert spread(1) not in gone
+
+
+def test_a_restored_entry_may_be_hit_at_once() -> None:
+    """Its last hit was in another life."""
+    index = FragmentIndex()
+    index.insert(spread(0), 0, 10, 0)
+    assert index.touch(spread(0))
+    assert index.state()[0][2].tolist()[0] & 3 << 14 == 0
+    index.restore(*index.state())
+    assert index.touch(spread(0))
+    assert index.state()[0][2].tolist()[0] & 3 << 14 == 1 << 14
+
+
 def test_a_victim_says_whether_it_was_read() -> None:
     index = FragmentIndex()
     index.insert(spread(1), 0, 10, 0)
@@ -194,7 +219,7 @@ def test_a_ring_keeps_its_order_over_wraps_holes_and_packing() -> None:
                 before = ring.slots()
                 first, shift = ring.grow()
                 assert ring.slots().tolist() == [slot + shift * (slot >= first) for slot in before.tolist()]
-            ring.push(next_key, 0, 7)
+            ring.push(next_key, 0, 7, next_key % 251)
             model.append(next_key)
             next_key += 1
         elif draw < 0.9 and model:
@@ -207,7 +232,9 @@ def test_a_ring_keeps_its_order_over_wraps_holes_and_packing() -> None:
         assert len(ring) == len(model)
     assert ring.entries()[0].tolist() == model
     while model:
-        assert ring.keys[ring.pop()] == model.pop(0)
+        slot = ring.pop()
+        assert ring.keys[slot] == model.pop(0)
+        assert ring.clocks[slot] == ring.keys[slot] % 251
     assert ring.pop() == -1
 
 

@@ -133,13 +133,22 @@ def test_the_short_last_block_of_a_file(cache: RamCache) -> None:
 def test_the_least_useful_goes_first(cache: RamCache) -> None:
     file = cache.file(version(size=100 * MIB))
     useful = filled(cache, cache.begin(file, 0, 0, BLOCKS))
-    for _ in range(4):
-        cache.used_by_reader(useful, 0, 10)
-        cache.used_by_reader(useful, 500, 600)
     for fragment in range(1, 50):
         cache.used_by_reader(filled(cache, cache.begin(file, fragment, 0, BLOCKS)), 0, MIB)
+        cache.used_by_reader(useful, 500, 600)
     assert cache.lookup(file, 0, 0, BLOCKS, 0.0) is useful
     assert cache.used <= cache.budget
+
+
+def test_hits_in_a_row_are_one_use(cache: RamCache) -> None:
+    """As a frame after a header: every fragment of a scan is hit so, and no scan may look like a hot set."""
+    file = cache.file(version(size=100 * MIB))
+    once = filled(cache, cache.begin(file, 0, 0, BLOCKS))
+    for start in range(0, 8000, 1000):
+        cache.used_by_reader(once, start, start + 10)
+    for fragment in range(1, 20):
+        cache.used_by_reader(filled(cache, cache.begin(file, fragment, 0, BLOCKS)), 0, MIB)
+    assert once.state is State.GONE
 
 
 def test_reading_straight_on_is_one_use(cache: RamCache) -> None:

@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dadafs.policy.s3fifo import S3Fifo
+from dadafs.policy.s3fifo import S3Fifo, UseClock
 
 EVENTS = st.sampled_from(["insert", "hit", "remove", "evict", "pin", "unpin"])
 
@@ -40,6 +40,58 @@ def test_a_hot_set_survives_a_scan_far_larger_than_the_cache() -> None:
         policy.insert(key, 1)
         shrink(policy, 100)
     assert all(key in policy for key in hot)
+
+
+def test_a_scan_that_hits_each_key_thrice_in_a_row_leaves_the_hot_set_alone() -> None:
+    """Two frames to a fragment and a header read per open: no proof that any of it is needed again."""
+    policy: S3Fifo[object] = S3Fifo()
+    hot = range(50)
+    plain: S3Fifo[object] = S3Fifo(spacing=0)
+    for key in range(20_000):
+        for one in (policy, plain):
+            one.insert(("scan", key), 1)
+            for _ in range(3):
+                one.hit(("scan", key))
+            again = ("hot", hot[key % 50])
+            one.hit(again) if again in one else one.insert(again, 1)
+            while one.weight > 100:
+                assert one.evict() is not None
+    assert all(("hot", key) in policy for key in hot)
+    assert not all(("hot", key) in plain for key in hot)
+
+
+def test_a_working_set_proves_itself_while_nothing_else_comes_in() -> None:
+    policy: S3Fifo[int] = S3Fifo()
+    for key in range(50):
+        policy.insert(key, 1)
+    for _ in range(5):
+        for key in range(50):
+            policy.hit(key)
+    for key in range(1000, 1200):
+        policy.insert(key, 1)
+    shrink(policy, 100)
+    assert all(key in policy for key in range(50))
+
+
+def test_one_heavy_key_does_not_make_hits_in_a_row_look_apart() -> None:
+    policy: S3Fifo[int] = S3Fifo()
+    policy.insert(0, 10)
+    policy.insert(1, 80)
+    for _ in range(9):
+        policy.hit(0)
+    policy.insert(2, 10)
+    assert policy.evict() == 0
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 1000)), max_size=600))
+def test_the_clock_fits_a_byte_and_what_was_long_ago_is_apart(uses: list[tuple[int, int]]) -> None:
+    clock = UseClock()
+    for weight, held in uses:
+        clock.used(weight, held)
+        assert 0 <= clock.now < 256
+        assert 0 <= clock.long_ago < 256
+        assert clock.apart(clock.long_ago)
+        assert not clock.apart(clock.now)
 
 
 def test_a_key_that_comes_back_soon_goes_to_the_main_queue() -> None:

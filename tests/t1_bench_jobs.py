@@ -97,6 +97,22 @@ def test_scan_resistance_tells_lru_from_the_others() -> None:
     assert last["SLRU"] == last["ARC"] == last["S3-FIFO"] == 5
 
 
+def test_what_node_and_head_run_beats_lru_on_a_scan_that_is_repeated() -> None:
+    """And loses to it nowhere: hits in a row do not count."""
+    layout = traces.record_layout()
+    for name, make in traces.TRACES.items():
+        trace = make(layout, 2000)
+        capacity = eviction.footprint(trace) // 2
+        ratios = {
+            policy: policies.replay(policies.POLICIES[policy](capacity), trace)[1] for policy in ("LRU", "node", "head")
+        }
+        assert ratios["node"] > ratios["LRU"] - 0.002
+        assert ratios["head"] > ratios["LRU"] - 0.002
+        if name in ("repeated scan", "metadata storm"):
+            assert ratios["node"] > ratios["LRU"] + 0.01
+            assert ratios["head"] > ratios["LRU"] + 0.01
+
+
 def replay_tail(policy: policies.Policy, trace: list[policies.Access], count: int) -> int:
     return [policy.access(*access) for access in trace][-count:].count(True)
 

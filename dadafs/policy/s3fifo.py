@@ -5,6 +5,11 @@ keys enter a small queue that holds a tenth of the bytes; only those hit more th
 main queue, so that a scan passes through the tenth and leaves the rest alone. A ghost queue remembers what
 the small queue dropped: such a key, when it comes back, goes to the main queue at once.
 
+One thing is added: hits in a row are one use. Two frames lie in one fragment and every open reads the same header, so
+each fragment of a scan is hit several times within milliseconds, and nothing of it is needed again. A hit counts only
+when enough else was used since the last one that did (the correlated references of O'Neil, O'Neil and Weikum, LRU-K,
+SIGMOD 1993). What this is worth on recorded traces is in docs/decisions-eviction.md.
+
 The owner keeps the budget: `insert`, then `evict` until `weight` is small enough again.
 """
 
@@ -20,21 +25,60 @@ SMALL_SHARE = 0.1
 MAX_HITS = 3
 #: Hits in the small queue after which a key moves to the main queue ("more than one" in the paper).
 PROMOTE_HITS = 2
+#: A hit counts when this share of the bytes held (half of it at least) was used since the key's last hit that counted.
+SPACING = 0.01
+#: What a hit that counted is worth on the clock, as a share of coming in. Without it a working set that is read again
+#: and again while nothing comes in would never prove itself.
+HIT_SHARE = 0.25
+_TICKS = 256
+
+
+class UseClock:
+    """Time measured in bytes used: it ticks when half of `spacing` of what is held was used since its last tick.
+
+    Used is what comes in, and a part of what is hit and counts. A tick fits into a byte. One use ticks once at most,
+    however heavy it is: in a cache of a few dozen fragments not everything is to look spaced. A mark that is a whole
+    turn old looks new for two ticks of 256, which costs one hit.
+    """
+
+    __slots__ = ("_since", "_step", "now")
+
+    def __init__(self, spacing: float = SPACING) -> None:
+        self._step = spacing / 2
+        self._since = 0.0
+        self.now = 0
+
+    @property
+    def long_ago(self) -> int:
+        """A mark that any hit is apart from."""
+        return (self.now - _TICKS // 2) % _TICKS
+
+    def used(self, weight: float, held: int) -> None:
+        """`weight` was used, and `held` is held now."""
+        self._since += weight
+        if self._since >= self._step * held:
+            self._since = 0.0
+            self.now = (self.now + 1) % _TICKS
+
+    def apart(self, mark: int) -> bool:
+        """Whether enough was used since `now` was `mark`."""
+        return not self._step or (self.now - mark) % _TICKS >= 2
 
 
 class _Entry:
-    __slots__ = ("hits", "small", "weight")
+    __slots__ = ("counted", "hits", "small", "weight")
 
-    def __init__(self, weight: int, small: bool) -> None:
+    def __init__(self, weight: int, small: bool, counted: int) -> None:
         self.weight = weight
         self.hits = 0
         self.small = small
+        self.counted = counted  #: the clock at its insertion or at its last hit that counted
 
 
 class S3Fifo(Generic[K]):
     """Decides which key to give up next; holds keys and weights only, never the data.
 
-    `pinned(key)` names keys that `evict` must pass over (being read, being filled).
+    `pinned(key)` names keys that `evict` must pass over (being read, being filled). `spacing` 0 counts every hit.
     """
 
     def __init__(
@@ -43,10 +87,12 @@ class S3Fifo(Generic[K]):
         *,
         small_share: float = SMALL_SHARE,
         promote_hits: int = PROMOTE_HITS,
+        spacing: float = SPACING,
     ) -> None:
         self._pinned = pinned
         self._small_share = small_share
         self._promote_hits = promote_hits
+        self._clock = UseClock(spacing)
         self._entries: dict[K, _Entry] = {}
         self._small: OrderedDict[K, _Entry] = OrderedDict()
         self._main: OrderedDict[K, _Entry] = OrderedDict()
@@ -77,9 +123,10 @@ class S3Fifo(Generic[K]):
         forgotten = self._ghost.pop(key, None)
         if forgotten is not None:
             self._ghost_weight -= forgotten
-        entry = _Entry(weight, small=forgotten is None)
-        self._entries[key] = entry
         self.weight += weight
+        self._clock.used(weight, self.weight)
+        entry = _Entry(weight, forgotten is None, self._clock.now)
+        self._entries[key] = entry
         if entry.small:
             self._small[key] = entry
             self._small_weight += weight
@@ -87,10 +134,12 @@ class S3Fifo(Generic[K]):
             self._main[key] = entry
 
     def hit(self, key: K) -> None:
-        """`key` was read. A key that is not held is ignored."""
+        """`key` was read; soon after it came in, or after the last hit, that proves nothing. Ignored when not held."""
         entry = self._entries.get(key)
-        if entry is not None and entry.hits < MAX_HITS:
-            entry.hits += 1
+        if entry is not None and self._clock.apart(entry.counted):
+            self._clock.used(entry.weight * HIT_SHARE, self.weight)
+            entry.counted = self._clock.now
+            entry.hits = min(MAX_HITS, entry.hits + 1)
 
     def remove(self, key: K) -> None:
         """`key` is gone for a reason of its own (its file changed); it leaves no ghost."""

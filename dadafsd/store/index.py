@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dadafs.policy.s3fifo import MAX_HITS, PROMOTE_HITS, SMALL_SHARE
+from dadafs.policy.s3fifo import HIT_SHARE, MAX_HITS, PROMOTE_HITS, SMALL_SHARE, UseClock
 from dadafsd.store.ghosts import Ghosts
 from dadafsd.store.key_table import Keys, KeyTable, Positions
 from dadafsd.store.ring import Entries, EntryRing
@@ -53,6 +53,7 @@ class FragmentIndex:
         self._small = EntryRing()
         self._main = EntryRing()
         self._ghosts = Ghosts()
+        self._clock = UseClock()
         self._table = KeyTable(self._key_at, self._keys_at)
         self.units = 0  #: space of all entries
         self._small_units = 0
@@ -92,31 +93,35 @@ class FragmentIndex:
             self._resize(position, units)
             self.touch(key)
             return
-        self._push(self._ghosts.recall(key), key, file, units | when << _STAMP_SHIFT)
         self.units += units
+        self._clock.used(units, self.units)
+        self._push(self._ghosts.recall(key), key, file, units | when << _STAMP_SHIFT, self._clock.now)
 
     def adopt(self, key: int, file: int, units: int, when: int) -> None:
         """A record of an earlier life was found on disk: it goes to the main queue, unless it is known."""
         if key not in self:
-            self._push(True, key, file, units | when << _STAMP_SHIFT)
+            self._push(True, key, file, units | when << _STAMP_SHIFT, self._clock.long_ago)
             self.units += units
 
     def insert_as(self, key: int, file: int, info: int) -> None:
         """Insert an entry as it stood in another index, unless it is known."""
         if key not in self:
-            self._push(False, key, file, info)
+            self._push(False, key, file, info, self._clock.long_ago)
             self.units += info & _UNITS
 
     def touch(self, key: int) -> bool:
-        """`key` was read; whether it is held."""
+        """`key` was read; whether it is held. It counts as a hit unless the last that did was just now."""
         position = self._table.get(key)
         if position < 0:
             return False
         ring, slot = self._ring(position)
-        info = ring.infos[slot]
-        if (info & _HITS) < MAX_HITS * _HIT:
-            info += _HIT
-        ring.infos[slot] = info | _READ
+        info = ring.infos[slot] | _READ
+        if self._clock.apart(ring.clocks[slot]):
+            self._clock.used((info & _UNITS) * HIT_SHARE, self.units)
+            ring.clocks[slot] = self._clock.now
+            if (info & _HITS) < MAX_HITS * _HIT:
+                info += _HIT
+        ring.infos[slot] = info
         return True
 
     def remove(self, key: int) -> bool:
@@ -147,14 +152,14 @@ class FragmentIndex:
         if ring is self._small:
             self._small_units += change
 
-    def _push(self, main: bool, key: int, file: int, info: int) -> None:
+    def _push(self, main: bool, key: int, file: int, info: int, clock: int) -> None:
         """Append to a queue and note in the table where it lies."""
         ring = self._main if main else self._small
         if ring.wants_packing:
             self._pack(ring)
         if ring.full:
             self._grow(ring)
-        slot = ring.push(key, file, info)
+        slot = ring.push(key, file, info, clock)
         self._table.put(key, slot | _MAIN if main else slot)
         if not main:
             self._small_units += info & _UNITS
@@ -206,13 +211,13 @@ class FragmentIndex:
         """The oldest of the small queue: a victim, or moved to the main queue, or (True) pinned and put back."""
         ring = self._small
         slot = ring.pop()
-        key, file, info = ring.keys[slot], ring.files[slot], ring.infos[slot]
+        key, file, info, clock = ring.keys[slot], ring.files[slot], ring.infos[slot], ring.clocks[slot]
         if pinned(key, file):
-            self._table.put(key, ring.push(key, file, info))
+            self._table.put(key, ring.push(key, file, info, clock))
             return None, True
         self._small_units -= info & _UNITS
         if (info & _HITS) >= PROMOTE_HITS * _HIT:
-            self._push(True, key, file, info & ~_HITS)
+            self._push(True, key, file, info & ~_HITS, clock)
             return None, False
         self._remember(key)
         return self._give_up(ring, slot), False
@@ -221,11 +226,11 @@ class FragmentIndex:
         """The oldest of the main queue: a victim, or put back with a hit less, or (True) pinned and put back."""
         ring = self._main
         slot = ring.pop()
-        key, file, info = ring.keys[slot], ring.files[slot], ring.infos[slot]
+        key, file, info, clock = ring.keys[slot], ring.files[slot], ring.infos[slot], ring.clocks[slot]
         is_pinned = pinned(key, file)
         if not is_pinned and not info & _HITS:
             return self._give_up(ring, slot), False
-        self._table.put(key, ring.push(key, file, info if is_pinned else info - _HIT) | _MAIN)
+        self._table.put(key, ring.push(key, file, info if is_pinned else info - _HIT, clock) | _MAIN)
         return None, is_pinned
 
     def _give_up(self, ring: EntryRing, slot: int) -> Victim:
@@ -236,9 +241,9 @@ class FragmentIndex:
         return Victim(key, info & _UNITS, bool(info & _READ))
 
     def _remember(self, key: int) -> None:
-        """A ghost; there are places for half as many as entries, and at least a thousand."""
-        if len(self) > 3 * self._ghosts.places:
-            self._ghosts.resize(len(self) // 2)
+        """A ghost; there are places for about as many as entries, and at least a thousand."""
+        if len(self) > 1.5 * self._ghosts.places:
+            self._ghosts.resize(len(self))
         self._ghosts.remember(key)
 
     # --- in bulk -----------------------------------------------------------------------------------------------
@@ -264,13 +269,13 @@ class FragmentIndex:
 
     def restore(self, small: Entries, main: Entries) -> None:
         """Become what `state` gave. Keys must all be different (`ValueError`)."""
-        self._small.fill(small)
-        self._main.fill(main)
+        self._small.fill(small, self._clock.long_ago)
+        self._main.fill(main, self._clock.long_ago)
         self._small_units = int((small[2] & np.uint32(_UNITS)).sum(dtype=np.int64))
         self.units = self._small_units + int((main[2] & np.uint32(_UNITS)).sum(dtype=np.int64))
         count = len(small[0]) + len(main[0])
         self._table.build(count, self._parts)
-        self._ghosts.resize(max(1024, count // 2))
+        self._ghosts.resize(max(1024, count))
 
     def _parts(self) -> Iterator[tuple[Keys, Positions]]:
         """All keys and positions, in parts of ascending keys."""

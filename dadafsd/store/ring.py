@@ -1,6 +1,6 @@
-"""One first-in-first-out queue of index entries in 16 bytes each: key (8), file mark (4), size and flags (4).
+"""One first-in-first-out queue of index entries in 17 bytes: key (8), file mark (4), size and flags (4), clock (1).
 
-The entries lie in the queue's order in three flat arrays used as a ring. A slot is a place in the arrays. Removing an
+The entries lie in the queue's order in four flat arrays used as a ring. A slot is a place in the arrays. Removing an
 entry from the middle leaves a hole (its `info` is 0) that vanishes when it reaches the head or the ring is packed.
 """
 
@@ -11,6 +11,7 @@ from array import array
 import numpy as np
 import numpy.typing as npt
 
+#: Keys, file marks and infos. The clock marks are not among them: they mean nothing in another index.
 Entries = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32], npt.NDArray[np.uint32]]
 
 _LEAST = 1024
@@ -19,7 +20,7 @@ _CHUNK = 1 << 16
 
 
 class EntryRing:
-    """The queue of entries (key, file mark, info)."""
+    """The queue of entries (key, file mark, info, clock mark)."""
 
     def __init__(self) -> None:
         self.clear()
@@ -29,6 +30,7 @@ class EntryRing:
         self.keys = array("Q", [0]) * _LEAST
         self.files = array("I", [0]) * _LEAST
         self.infos = array("I", [0]) * _LEAST
+        self.clocks = array("B", [0]) * _LEAST
         self.head = 0
         self.used = 0  #: slots between head and tail, holes included
         self.holes = 0
@@ -39,7 +41,7 @@ class EntryRing:
     @property
     def nbytes(self) -> int:
         """Bytes of memory held."""
-        return len(self.keys) * 16
+        return len(self.keys) * 17
 
     @property
     def full(self) -> bool:
@@ -51,12 +53,12 @@ class EntryRing:
         """Whether holes take more room than entries."""
         return self.holes > 1024 + len(self)
 
-    def push(self, key: int, file: int, info: int) -> int:
+    def push(self, key: int, file: int, info: int, clock: int) -> int:
         """Append an entry (`info` not 0) and return its slot; the ring must not be full."""
         slot = self.head + self.used
         if slot >= len(self.keys):
             slot -= len(self.keys)
-        self.keys[slot], self.files[slot], self.infos[slot] = key, file, info
+        self.keys[slot], self.files[slot], self.infos[slot], self.clocks[slot] = key, file, info, clock
         self.used += 1
         return slot
 
@@ -98,7 +100,7 @@ class EntryRing:
         """Make room for one part in eight more, in place; (first, shift): slots from `first` on moved up by `shift`."""
         capacity, first = len(self.keys), self.head or len(self.keys)
         shift = capacity // _GROWTH
-        for values in (self.keys, self.files, self.infos):
+        for values in (self.keys, self.files, self.infos, self.clocks):
             values.frombytes(bytes(shift * values.itemsize))
             view = np.frombuffer(values, dtype=f"u{values.itemsize}")
             for end in range(capacity, first, -_CHUNK):  # from behind, in pieces that do not overlap themselves
@@ -117,21 +119,26 @@ class EntryRing:
         self.keys = _filled("Q", np.frombuffer(self.keys, dtype=np.uint64), slots, capacity)
         self.files = _filled("I", np.frombuffer(self.files, dtype=np.uint32), slots, capacity)
         self.infos = _filled("I", np.frombuffer(self.infos, dtype=np.uint32), slots, capacity)
+        self.clocks = _filled("B", np.frombuffer(self.clocks, dtype=np.uint8), slots, capacity)
         self.head, self.used, self.holes = 0, len(slots), 0
         return moved
 
-    def fill(self, entries: Entries) -> None:
-        """Hold exactly these entries in this order, in slots 0, 1, 2 ..."""
+    def fill(self, entries: Entries, clock: int) -> None:
+        """Hold exactly these entries in this order, in slots 0, 1, 2 ..., all with the same clock mark."""
         everything = np.arange(len(entries[0]), dtype=np.uint32)
         capacity = max(_LEAST, len(everything) + len(everything) // _GROWTH)
         self.keys = _filled("Q", entries[0], everything, capacity)
         self.files = _filled("I", entries[1], everything, capacity)
         self.infos = _filled("I", entries[2], everything, capacity)
+        self.clocks = array("B", [clock]) * capacity
         self.head, self.used, self.holes = 0, len(everything), 0
 
 
 def _filled(
-    code: str, values: npt.NDArray[np.uint64] | npt.NDArray[np.uint32], slots: npt.NDArray[np.uint32], capacity: int
+    code: str,
+    values: npt.NDArray[np.uint64] | npt.NDArray[np.uint32] | npt.NDArray[np.uint8],
+    slots: npt.NDArray[np.uint32],
+    capacity: int,
 ) -> array[int]:
     result = array(code, [0]) * capacity
     np.take(values, slots, out=np.frombuffer(result, dtype=values.dtype)[: len(slots)], mode="clip")
