@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +16,8 @@ from dadafsd.sites import Failure, Site
 
 class Clock(Protocol):
     """Decides whether timestamps prove a version (`dadafsd.policy.settle`)."""
+
+    def now_ns(self) -> int: ...
 
     def settled(self, mtime_ns: int, ctime_ns: int, now_ns: int) -> bool: ...
 
@@ -39,7 +40,7 @@ def read_piece(held: Descriptor, version: Version, offset: int, length: int, clo
     before = fstat(held)
     if before.version != version:
         return before
-    now_ns = time.time_ns()
+    now_ns = clock.now_ns()
     data = _read_fully(held.fd, offset, length)
     after = fstat(held)
     if after.version != version:

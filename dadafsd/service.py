@@ -338,7 +338,7 @@ def _opened(handle: int, attr: Attr, piece: Piece | None, clock: Clock, leased: 
         sums = checksum(piece.data)
         message = Opened(handle, attr, leased, inline=True, checksum=sums, settled=piece.settled)
         return Reply(message, [memoryview(piece.data)])
-    settled = clock.settled(attr.mtime_ns, attr.ctime_ns, time.time_ns())
+    settled = clock.settled(attr.mtime_ns, attr.ctime_ns, clock.now_ns())
     return Reply(Opened(handle, attr, leased, inline=attr.size == 0, settled=settled))
 
 

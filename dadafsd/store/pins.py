@@ -31,6 +31,23 @@ class Pin(msgspec.Struct):
         return export == self.export and (not self.path or path == self.path or path.startswith(self.path + b"/"))
 
 
+class ClockSteps:
+    """Finds steps of the wall clock by comparing it with one that only runs."""
+
+    #: Less than this, in seconds, is a clock being set right, not a step.
+    LEAST = 60.0
+
+    def __init__(self) -> None:
+        self._offset: float | None = None
+
+    def step(self, wall: float, running: float) -> float:
+        """By how many seconds the wall clock stepped since the last call (negative: back), 0.0 for no step."""
+        offset = wall - running
+        change = 0.0 if self._offset is None else offset - self._offset
+        self._offset = offset
+        return change if abs(change) > self.LEAST else 0.0
+
+
 class _Saved(msgspec.Struct):
     serial: int
     pins: list[Pin]
@@ -61,6 +78,14 @@ class Pins:
             if found:
                 self._changed()
             return found
+
+    def shift(self, seconds: float) -> None:
+        """The clock stepped by so much: what was pinned for an hour stays so for what is left of it."""
+        with self._lock:
+            for pin in self._pins.values():
+                pin.until += seconds
+            if self._pins:
+                self._changed()
 
     def seen(self, export: str, path: bytes, file: Identity, now: float) -> bool:
         """A file was opened under `path`: pins that cover it hold it from now on. Whether that changed anything."""

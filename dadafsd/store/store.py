@@ -7,9 +7,11 @@ keeps nothing, and the head reads the origin.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import random
 import struct
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,12 +25,13 @@ from dadafsd.store.admission import Admission
 from dadafsd.store.counts import TierCounts
 from dadafsd.store.files import DirectoryInUse, TierFiles
 from dadafsd.store.housekeeper import Housekeeper, with_changes
-from dadafsd.store.pins import Identity, Pin, Pins
+from dadafsd.store.pins import ClockSteps, Identity, Pin, Pins
 from dadafsd.store.record import FragmentKey, Stored, file_mark
 from dadafsd.store.settings import TierSettings
 from dadafsd.store.tier import NO_SPACE, Buffer, Tier
 from dadafsd.store.verify import Verified, verify_tier
 
+log = logging.getLogger(__name__)
 _LEAST_FREE = 1024 * 1024
 _PINS_FILE = "pins"
 
@@ -59,6 +62,9 @@ class FragmentStore:
         self._tiers: tuple[Tier, ...] = ()
         self._keepers: dict[str, Housekeeper] = {}
         self._pins = Pins()
+        self._steps = ClockSteps()
+        self._steps_lock = threading.Lock()
+        self._now()
         self._admission = Admission()
 
     @classmethod
@@ -125,7 +131,7 @@ class FragmentStore:
         settings.check()
         if settings.name in self._keepers:
             raise UserError(f"There are two tiers called {settings.name}: give each its own name.", ExitCode.USAGE)
-        tier = Tier(settings, _open_files(settings), lambda: self._pins.marks(time.time()))
+        tier = Tier(settings, _open_files(settings), lambda: self._pins.marks(self._now()))
         keeper = Housekeeper(tier)
         self._load_pins(tier)
         _check_space(tier)
@@ -157,6 +163,7 @@ class FragmentStore:
 
     def pin(self, export: str, path: bytes, until: float, files: Iterable[Identity]) -> None:
         """Never evict `files` (device, inode) before `until` (seconds since the epoch), nor what `opened` adds."""
+        self._now()  # a step before this is none of the new pin's
         self._pins.add(export, path, until, files)
         self._save_pins()
 
@@ -169,12 +176,24 @@ class FragmentStore:
 
     def pins(self) -> list[Pin]:
         """All pins that have not expired."""
-        return self._pins.current(time.time())
+        return self._pins.current(self._now())
 
     def opened(self, export: str, path: bytes, identity: Identity) -> None:
         """A file was opened: where its path is pinned, so are its fragments from now on. Cheap without pins."""
-        if self._pins.seen(export, path, identity, time.time()):
+        if self._pins.seen(export, path, identity, self._now()):
             self._save_pins()
+
+    def _now(self) -> float:
+        """The time that pins expire by; where the clock has stepped, they have moved along when this returns."""
+        with self._steps_lock:
+            wall = time.time()
+            step = self._steps.step(wall, time.clock_gettime(time.CLOCK_BOOTTIME))
+            if step:
+                self._pins.shift(step)
+        if step:
+            log.warning("the clock was set by %+.0f s: pins keep what is left of their time", step)
+            self._save_pins()
+        return wall
 
     def _load_pins(self, tier: Tier) -> None:
         with contextlib.suppress(OSError):
