@@ -32,7 +32,7 @@ class Reader:
             [sys.executable, "-c", _PROGRAM, str(path), str(size)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            bufsize=0,  # `communicate` reads past a buffer: a digest that came with the first line would be lost
         )
         assert self.process.stdout is not None
         self.process.stdout.readline()
@@ -41,15 +41,15 @@ class Reader:
         """The SHA-256 of what it read; an AssertionError with its traceback where it failed."""
         out, err = self.process.communicate(timeout=deadline)
         if self.process.returncode:
-            raise AssertionError(err)
-        return out.strip()
+            raise AssertionError(err.decode())
+        return out.decode().strip()
 
     def failure(self, deadline: float = 120) -> str:
         """The last line of its traceback; an AssertionError where it did not fail."""
         _, err = self.process.communicate(timeout=deadline)
         if not self.process.returncode:
             raise AssertionError("the reader did not fail")
-        return err.strip().splitlines()[-1]
+        return err.decode().strip().splitlines()[-1]
 
 
 def sha256(path: Path) -> str:
