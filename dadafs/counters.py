@@ -22,6 +22,9 @@ class Counters:
     late: int = 0  # a read had to wait for a prefetch in flight
     wasted: int = 0  # prefetched and evicted unread
     prefetch_refused: int = 0  # no room in the budget
+    # small files opened before anybody asked for them
+    opened_ahead: int = 0
+    ahead_used: int = 0
     # what came over the wire, by the head's tier
     wire_bytes: int = 0
     fetched_memory: int = 0

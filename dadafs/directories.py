@@ -67,6 +67,10 @@ class Directories:
         listing = self.beliefs.believed_listing(directory, self.session.now())
         if listing is not None:
             return listing
+        return await self.list(directory)
+
+    async def list(self, directory: Directory) -> Listing:
+        """All of `directory`, asked of the head now. Raises OSError."""
         builder = ListingBuilder()
         answer = await self.session.list_directory(self.tree.path(directory), builder.take)
         listed = answer.value

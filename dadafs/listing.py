@@ -124,6 +124,24 @@ class Listing:
                 return page, index
         return None
 
+    def position(self, name: bytes) -> int | None:
+        """How many names come before `name`, or None where it is not here."""
+        before = 0
+        for page in self.pages:
+            index = page.find(name)
+            if index >= 0:
+                return before + index
+            before += page.count
+        return None
+
+    def slice(self, start: int, stop: int) -> Iterator[tuple[bytes, Fields]]:
+        """The names at the positions `start` .. `stop - 1`, as far as there are any, with their attributes."""
+        before = 0
+        for page in self.pages:
+            for index in range(max(0, start - before), min(page.count, stop - before)):
+                yield page.name(index), page.fields(index)
+            before += page.count
+
     def __iter__(self) -> Iterator[tuple[Page, int]]:
         for page in self.pages:
             for index in range(page.count):

@@ -200,6 +200,7 @@ class MountProcess:
             report = self._report(session, operations, cache)
             adapter = self._adapter(operations, report)
             reader.start(nursery)
+            operations.small_files.start(nursery)
             for task in (files.run, notices.run, operations.watch, self._watchdog):
                 nursery.start_soon(task)
             with self._metrics(report):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from array import array
+from typing import TYPE_CHECKING
 
 from dadafs.listing import Listing, Page
 from dadafs.wire.messages import Attr
+
+if TYPE_CHECKING:
+    from dadafs.small_files import Ahead
 
 ROOT_ID = 1
 #: Ids from here up are ours: objects of another device, or whose inode number is taken.
@@ -67,10 +71,13 @@ class Directory(Node):
 
     `own` is the belief about its own attributes; it counts only when asked at or after `void_at`, the last time a
     push told of a name that came or went. `pins` counts nodes that are linked here. `places` are its pages whose
-    names the kernel holds. `xattrs_asked` counts how often attributes of single children were asked for.
+    names the kernel holds. `xattrs_asked` counts how often attributes of single children were asked for, `asked` how
+    often the head was asked for single names since the directory was listed. `ahead`: what is opened ahead in it.
     """
 
     __slots__ = (
+        "ahead",
+        "asked",
         "charged",
         "child_xattrs",
         "listing",
@@ -95,6 +102,8 @@ class Directory(Node):
         self.charged = 0
         self.child_xattrs: ChildXattrs | None = None
         self.xattrs_asked = 0
+        self.asked = 0.0
+        self.ahead: Ahead | None = None
 
 
 class Place:

@@ -26,8 +26,9 @@ from dadafs.policy.prefetch import Streams
 from dadafs.reader import Reader
 from dadafs.remote_file import RemoteFile, RemoteFiles
 from dadafs.session import Session
+from dadafs.small_files import SmallFiles
 from dadafs.tree import Tree
-from dadafs.wire.messages import Attr, StatfsReply
+from dadafs.wire.messages import INLINE_LIMIT, Attr, StatfsReply
 from dadafs.wire.paths import MAX_COMPONENT, split
 
 #: Open flags that ask for anything but reading.
@@ -41,6 +42,9 @@ _CUT_STEP = 0.002
 #: How long one look may take, and how long after a cut the kernel is asked before a short reply, in s.
 _CUT_LOOK = 0.2
 _CUT_MEMORY = 2.0
+
+#: A directory is listed once a name in so many bytes of it was asked for: a small one at the second name.
+_BYTES_PER_QUESTION = 4096
 
 _astuple = msgspec.structs.astuple
 
@@ -72,6 +76,7 @@ class Operations(Attributes):
         self.reader = reader
         self.counters = counters
         self.directories = Directories(session, tree, self._new_handle)
+        self.small_files = SmallFiles(session, tree, files, counters)
         self._handles: dict[int, Handle] = {}
         self._next_handle = 1
         self._recheck_below = tree.beliefs.leases.freshness / 2
@@ -106,7 +111,7 @@ class Operations(Attributes):
         if len(name) > MAX_COMPONENT:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         now = self.session.now()
-        found = self.beliefs.believed(directory, name, now) or await self._ask(directory, name)
+        found = self.beliefs.believed(directory, name, now) or await self._look_up(directory, name)
         if found.attr is None:
             return Told(0, None, self._timeout(found.until, self.session.now()))
         node_id = self.tree.id_of(found.attr.dev, found.attr.ino)
@@ -118,6 +123,23 @@ class Operations(Attributes):
         if node is not None:
             self._note_told(node, found.attr)
         return told
+
+    async def _look_up(self, directory: Directory, name: bytes) -> Found:
+        """Ask for `name`, or for the whole directory where more and more of its names are asked for."""
+        own = directory.own
+        size = own.attr.size if own is not None and own.attr is not None else 0
+        if directory.asked < max(1, size // _BYTES_PER_QUESTION):
+            directory.asked += 1
+            return await self._ask(directory, name)
+        directory.asked = 0
+        try:
+            listing = await self.directories.list(directory)
+        except OSError:
+            listing = None
+        if listing is None or not listing.leased:
+            directory.asked = float("-inf")  # name by name from now on: what is not leased is soon asked for again
+        found = self.beliefs.believed(directory, name, self.session.now())
+        return found or await self._ask(directory, name)
 
     def forget(self, forgotten: Sequence[tuple[int, int]]) -> None:
         """The kernel gives references back: pairs of id and count."""
@@ -151,6 +173,8 @@ class Operations(Attributes):
             return None
         file = self._believed_file(node, found, found.attr)
         if state_of(file.attr) == node.told and file.has_handle:
+            if file.ahead:
+                self._used_ahead(node, file)
             return self._opened(node, file)
         file.close()
         return None
@@ -169,6 +193,10 @@ class Operations(Attributes):
         if flags & _WRITING:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         node = self.tree.node(node_id)
+        if node.links:
+            coming = self.small_files.coming(node.links[-1])
+            if coming is not None:
+                await coming.wait()
         found = self._believed(node_id, node, self.session.now())
         if found is not None and found.attr is not None and stat.S_ISREG(found.attr.mode):
             file = await self._open_held(node, self._believed_file(node, found, found.attr))
@@ -182,7 +210,16 @@ class Operations(Attributes):
             self.tree.closed(node)
             raise
         node.opens -= 1
+        if file.ahead or file.size <= INLINE_LIMIT:
+            self._used_ahead(node, file)
         return self._opened(node, file)
+
+    def _used_ahead(self, node: Node, file: RemoteFile) -> None:
+        """A small file is opened, for the first time where that was done ahead: the next ones may be wanted soon."""
+        self.counters.ahead_used += file.ahead
+        file.ahead = False
+        if node.links:
+            self.small_files.opened(*node.links[-1])
 
     async def _open_held(self, node: Node, file: RemoteFile) -> RemoteFile:
         """`file` once the head holds it open too: from then on it can be read whatever happens to its name."""

@@ -49,7 +49,7 @@ class RemoteFile:
     `orphaned`: its path names another file or nothing now; it goes on being read through its handle while the
     head can. The belief that `attr` is its state is `asked_at`, `generation`, `leased` (see
     `LeaseClock.live`). `settled` False: the version cannot be proved by its timestamps yet, keep nothing
-    longer than `freshness`.
+    longer than `freshness`. `ahead`: it was opened before anybody asked for it, and nobody has yet.
     """
 
     def __init__(self, files: RemoteFiles, path: bytes, attr: Attr) -> None:
@@ -57,6 +57,7 @@ class RemoteFile:
         self.attr = attr
         self.settled = True
         self.orphaned = False
+        self.ahead = False
         self.asked_at = NEVER
         self.generation = 0
         self.leased = False
@@ -270,6 +271,25 @@ class RemoteFiles:
         file.opened(answer, content)
         return file, answer
 
+    def opened_ahead(self, path: bytes, answer: Answer[Opened], content: bytes | None) -> bool:
+        """The head opened a small file that nobody asked for yet; whether that is of any use.
+
+        It is not where more is known of the file already, or where a push overtook the answer.
+        """
+        attr = answer.value.attr
+        known = self._by_identity.get((attr.dev, attr.ino))
+        useless = answer.asked_at == NEVER or (
+            known is not None and (known.has_handle or known.asked_at > answer.asked_at)
+        )
+        if useless:
+            self.give_back(answer.value.handle, answer.generation)
+            return False
+        file = self._use(path, attr)
+        file.opened(answer, content)
+        file.ahead = True
+        file.close()
+        return True
+
     def find(self, identity: tuple[int, int]) -> RemoteFile | None:
         """The file with this (device, inode), if it is known; not counted as a use."""
         return self._by_identity.get(identity)
@@ -347,11 +367,16 @@ class RemoteFiles:
         file.orphaned = False
 
     def _retire(self, now: float) -> None:
-        """Forget files that nobody has had open for `lease` seconds, and the oldest beyond `MOST_IDLE`."""
+        """Forget files that nobody has had open for `lease` seconds.
+
+        Where there are more than `MOST_IDLE`, the oldest are forgotten until a quarter of that is free again, so that
+        a program that goes through many files costs one message in some hundred files.
+        """
         old = now - self.session.options.lease
+        most = MOST_IDLE if len(self._idle) <= MOST_IDLE else MOST_IDLE * 3 // 4
         while self._idle:
             file = next(iter(self._idle))
-            if file.idle_since > old and len(self._idle) <= MOST_IDLE:
+            if file.idle_since > old and len(self._idle) <= most:
                 return
             del self._idle[file]
             self._forget(file)

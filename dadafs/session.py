@@ -35,6 +35,7 @@ from dadafs.wire.channel import ChannelClosed
 from dadafs.wire.client import RequestChannel
 from dadafs.wire.keys import load_key_file
 from dadafs.wire.messages import (
+    AHEAD_BYTES,
     INLINE_LIMIT,
     Attr,
     Blocks,
@@ -49,7 +50,9 @@ from dadafs.wire.messages import (
     Listing,
     Message,
     Open,
+    OpenAhead,
     Opened,
+    OpenedAhead,
     Pass,
     Read,
     Release,
@@ -306,13 +309,48 @@ class Session:
             return memoryview(content) if length <= INLINE_LIMIT else None
 
         answer = await self._ask(Open(path, expect, want_inline), Opened, path, sink=sink, deadline=deadline)
-        reply = answer.value
-        if not reply.inline or len(content) != reply.attr.size:
-            return answer, None
-        if content and checksum(content) != reply.checksum:
+        return answer, self._whole(answer.value, content)
+
+    async def open_ahead(
+        self, directory: bytes, names: list[bytes], limit: int
+    ) -> list[tuple[bytes, Answer[Opened], bytes | None]]:
+        """Open small files of `directory`, of `limit` bytes in all: (path, answer, content) of those that were opened.
+
+        Raises OSError. The content is verified, and None where it did not come or is damaged.
+        """
+        content = memoryview(b"")
+
+        def sink(_: Message, length: int) -> memoryview | None:
+            nonlocal content
+            content = memoryview(bytearray(length if length <= AHEAD_BYTES else 0))
+            return content if length <= AHEAD_BYTES else None
+
+        mark = self._overtaken.mark()
+        request = OpenAhead(directory, names, min(limit, AHEAD_BYTES))
+        reply, asked_at, generation = await self._call(request, directory, sink=sink)
+        if not isinstance(reply, OpenedAhead) or len(reply.files) > len(names):
+            raise self._nonsense(reply, directory)
+        answers: list[tuple[bytes, Answer[Opened], bytes | None]] = []
+        position = 0
+        for name, opened in zip(names, reply.files, strict=False):
+            if opened is None:
+                continue
+            path = directory + b"/" + name if directory else name
+            at = NEVER if self._overtaken.since(mark, path) else asked_at
+            size = opened.attr.size if opened.inline else 0
+            data = self._whole(opened, content[position : position + size])
+            position += size
+            answers.append((path, Answer(opened, at, generation), data))
+        return answers
+
+    def _whole(self, opened: Opened, content: memoryview | bytearray) -> bytes | None:
+        """The content of a small file that came with its open; None where it did not, or is damaged."""
+        if not opened.inline or len(content) != opened.attr.size:
+            return None
+        if len(content) and checksum(content) != opened.checksum:
             self.counters.checksum_errors += 1
-            return answer, None  # it is read again, block by block
-        return answer, bytes(content)
+            return None  # it is read again, block by block
+        return bytes(content)
 
     async def release(self, handles: list[int]) -> None:
         """Give handles of the present session back. What fails is dropped: they die with the session."""

@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import stat
+from operator import attrgetter
 from pathlib import Path
 
 from dadafs.wire.messages import Attr, Item, StatfsReply
@@ -19,6 +20,7 @@ from dadafsd.confine import Closer, Descriptor, open_beneath
 
 #: All extended attributes of one object together, in bytes; more than this is not carried.
 XATTR_LIMIT = 256 * 1024
+_name = attrgetter("name")
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _REMOTE = {
     0x6969: "nfs",
@@ -92,7 +94,11 @@ class Export:
         return opened, fstat(opened)
 
     def list_directory(self, path: bytes) -> tuple[Attr, list[Item]]:
-        """A directory's attributes and all its names with theirs, as far as they still exist."""
+        """A directory's attributes and all its names with theirs, as far as they still exist, sorted by name.
+
+        Programs go through names in the order of a listing or sorted; a node opens the next ones ahead, and the two
+        orders are one.
+        """
         held = self._open_directory(path)
         before = fstat(held)
         items = []
@@ -108,6 +114,7 @@ class Export:
                         raise
                     continue
                 items.append(Item(os.fsencode(entry.name), found, None if target is None else os.fsencode(target)))
+        items.sort(key=_name)
         return before, items
 
     def xattrs(self, path: bytes) -> dict[bytes, bytes]:

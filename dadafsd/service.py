@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import stat
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import trio
 
 from dadafs.checksum import checksum
 from dadafs.wire.messages import (
+    AHEAD_BYTES,
+    AHEAD_FILES,
     INLINE_LIMIT,
     Attr,
     Changed,
@@ -25,7 +28,9 @@ from dadafs.wire.messages import (
     Listing,
     Message,
     Open,
+    OpenAhead,
     Opened,
+    OpenedAhead,
     Read,
     Release,
     Resolve,
@@ -39,13 +44,14 @@ from dadafs.wire.paths import BadPath, check
 from dadafsd.confine import Descriptor
 from dadafsd.counters import Counters
 from dadafsd.export import Export, fstat
+from dadafsd.exported import Exported
 from dadafsd.fragments import Found, Wanted
 from dadafsd.leases import ABSENT, Claim, look_again
 from dadafsd.open_files import OpenFile
 from dadafsd.origin_read import Clock, Piece, read_piece
 from dadafsd.recent_reads import RecentReads
 from dadafsd.replies import Reply, blocks_reply
-from dadafsd.sessions import Session, Sessions, Snapshot
+from dadafsd.sessions import MAX_HANDLES, Session, Sessions, Snapshot
 from dadafsd.sites import ErrorLog, Failure, Site, at_site
 from dadafsd.store.record import FragmentKey
 
@@ -68,6 +74,7 @@ class Service:
             Stat: self.stat,
             List: self.list_directory,
             Open: self.open,
+            OpenAhead: self.open_ahead,
             Release: self.release,
             Statfs: self.statfs,
             Xattrs: self.xattrs,
@@ -209,30 +216,58 @@ class Service:
         """Open a regular file; a small one comes whole with the reply."""
         exported = session.exported
         path = check(request.path)
-        fragments = exported.fragments
-        size = exported.options.fragment_size
-
-        def key(version: Version) -> FragmentKey:
-            return FragmentKey(exported.name, version, 0, size)
-
-        def in_memory(version: Version) -> bool:
-            return key(version) in fragments.memory
-
         claim = await exported.leases.claim(session, path)
         limit = INLINE_LIMIT if request.want_inline else 0
-        opened, attr, piece = await exported.pool.run(
-            open_and_read, exported.export, path, limit, exported.clock, in_memory
+        found = await exported.pool.run(
+            open_and_read, exported.export, path, limit, exported.clock, _in_memory(exported)
         )
+        attr = found[1]
         if request.expect is not None and (attr.dev, attr.ino) != tuple(request.expect):
             raise Failure(errno.ESTALE, Site.HANDLE_OTHER_FILE)
+        handle, piece = self._attached(session, path, limit, found)
+        return Reply(*_opened(handle, attr, piece, exported.clock, self._leased(session, claim, path, attr)))
+
+    def _attached(
+        self, session: Session, path: bytes, limit: int, found: tuple[Descriptor, Attr, Piece | None]
+    ) -> tuple[int, Piece | None]:
+        """A handle of `session` on the file that was found at `path`, and its content where that is at hand."""
+        exported = session.exported
+        fragments = exported.fragments
+        opened, attr, piece = found
         if piece is not None:
-            fragments.keep_small(key(attr.version), piece)
+            fragments.keep_small(_first_fragment(exported, attr.version), piece)
         elif 0 < attr.size <= limit:
-            piece = fragments.memory.get(key(attr.version), trio.current_time())
+            piece = fragments.memory.get(_first_fragment(exported, attr.version), trio.current_time())
         file = exported.files.attach(path, opened, attr)
         handle = self.sessions.new_handle(session, file)
         fragments.opened(path, file.identity)
-        return _opened(handle, attr, piece, exported.clock, self._leased(session, claim, path, attr))
+        return handle, piece
+
+    async def open_ahead(self, session: Session, request: OpenAhead) -> Reply:
+        """Open small files of one directory, of which a reader has opened those before."""
+        exported = session.exported
+        directory = check(request.path)
+        paths = [check(_join(directory, name)) for name in request.names[:AHEAD_FILES]]
+        if len(session.handles) + len(paths) > MAX_HANDLES:
+            raise Failure(errno.EMFILE, Site.REQUEST_INVALID, f"more than {MAX_HANDLES} open files")
+        claim = await exported.leases.claim(session, directory, own=True, whole=True)
+        limit = min(max(request.limit, 0), AHEAD_BYTES)
+        found = await exported.pool.run(
+            open_all, exported.export, paths, limit, exported.clock, _in_memory(exported), prefetch=True
+        )
+        replies: list[Opened | None] = []
+        buffers: list[memoryview] = []
+        covered = claim is not None and claim.holds()
+        for path, one in zip(paths, found, strict=True):
+            if one is None:
+                replies.append(None)
+                continue
+            handle, piece = self._attached(session, path, INLINE_LIMIT, one)
+            leased = covered and not needs_own_watch(one[1])
+            opened, content = _opened(handle, one[1], piece, exported.clock, leased)
+            replies.append(opened)
+            buffers += content
+        return Reply(OpenedAhead(replies), buffers)
 
     async def release(self, session: Session, request: Release) -> Reply:
         """The node is done with these handles."""
@@ -321,6 +356,36 @@ def open_and_read(
     return opened, attr, piece
 
 
+def open_all(
+    export: Export, paths: Sequence[bytes], limit: int, clock: Clock, in_memory: Callable[[Version], bool]
+) -> list[tuple[Descriptor, Attr, Piece | None] | None]:
+    """`open_and_read` for each path; None for what is no small file, or does not fit into `limit` bytes in all.
+
+    Blocking. What fails is left out: whoever wants it asks for it by itself and is told why.
+    """
+    found: list[tuple[Descriptor, Attr, Piece | None] | None] = [None] * len(paths)
+    for index, path in enumerate(paths):
+        with suppress(OSError):
+            one = open_and_read(export, path, INLINE_LIMIT, clock, in_memory)
+            size = one[1].size
+            if size > limit:
+                break
+            if size <= INLINE_LIMIT:
+                found[index] = one
+                limit -= size
+    return found
+
+
+def _first_fragment(exported: Exported, version: Version) -> FragmentKey:
+    return FragmentKey(exported.name, version, 0, exported.options.fragment_size)
+
+
+def _in_memory(exported: Exported) -> Callable[[Version], bool]:
+    """Whether a small file in some state is in memory; may be asked from any thread."""
+    memory = exported.fragments.memory
+    return lambda version: _first_fragment(exported, version) in memory
+
+
 def needs_own_watch(attr: Attr) -> bool:
     """Whether changes of this object can escape a watch on its directory.
 
@@ -333,13 +398,16 @@ def _join(directory: bytes, name: bytes) -> bytes:
     return directory + b"/" + name if directory else name
 
 
-def _opened(handle: int, attr: Attr, piece: Piece | None, clock: Clock, leased: bool) -> Reply:
+def _opened(
+    handle: int, attr: Attr, piece: Piece | None, clock: Clock, leased: bool
+) -> tuple[Opened, list[memoryview]]:
+    """The reply to an open, and its payload: `piece`, the whole of a small file."""
     if piece is not None:
         sums = checksum(piece.data)
         message = Opened(handle, attr, leased, inline=True, checksum=sums, settled=piece.settled)
-        return Reply(message, [memoryview(piece.data)])
+        return message, [memoryview(piece.data)]
     settled = clock.settled(attr.mtime_ns, attr.ctime_ns, clock.now_ns())
-    return Reply(Opened(handle, attr, leased, inline=attr.size == 0, settled=settled))
+    return Opened(handle, attr, leased, inline=attr.size == 0, settled=settled), []
 
 
 def _path(session: Session, request: Message) -> bytes:

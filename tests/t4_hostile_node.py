@@ -124,6 +124,7 @@ NONSENSE: st.SearchStrategy[Message] = st.one_of(
     st.builds(messages.Stat, PATHS, FLAGS),
     st.builds(messages.List, PATHS, NUMBERS, NUMBERS, FLAGS),
     st.builds(messages.Open, PATHS, st.none() | st.tuples(NUMBERS, NUMBERS), FLAGS),
+    st.builds(messages.OpenAhead, PATHS, st.lists(PATHS, max_size=3), NUMBERS),
     st.builds(messages.Release, st.lists(NUMBERS, max_size=5)),
     st.builds(messages.Statfs),
     st.builds(messages.Xattrs, PATHS),

@@ -20,6 +20,9 @@ DEFAULT_FRAGMENT_SIZE = 1024 * 1024
 #: A file of at most this size is carried whole in the reply to `Open`.
 INLINE_LIMIT = 64 * 1024
 LISTING_PAGE = 4096
+#: Files that one `OpenAhead` opens at most, and bytes of content that its reply carries at most.
+AHEAD_FILES = 256
+AHEAD_BYTES = 4 * 1024 * 1024
 
 
 class Version(msgspec.Struct, frozen=True, array_like=True):
@@ -218,6 +221,18 @@ class Resolve(Message, frozen=True, tag=18):
     handle: int
 
 
+class OpenAhead(Message, frozen=True, tag=19):
+    """Open these files of the directory `path`, whose small files a reader goes through in order.
+
+    The reply is an `OpenedAhead` with their contents. Only regular files of at most `INLINE_LIMIT` bytes are opened,
+    and only as many as have `limit` bytes together.
+    """
+
+    path: bytes
+    names: list[bytes]
+    limit: int = AHEAD_BYTES
+
+
 # --- requests on data channels (also allowed on the control channel) ----------------------------------------
 
 
@@ -282,6 +297,15 @@ class Opened(Message, frozen=True, tag=42):
     inline: bool = False
     checksum: int = 0
     settled: bool = True
+
+
+class OpenedAhead(Message, frozen=True, tag=49):
+    """One `Opened` for each name of the `OpenAhead`, or None where that was not opened.
+
+    The payload is the contents of those that are `inline`, one after the other.
+    """
+
+    files: list[Opened | None]
 
 
 class Done(Message, frozen=True, tag=43):
@@ -388,8 +412,8 @@ class Goodbye(Message, frozen=True, tag=63):
 
 
 Handshake = Hello | Challenge | Proof | Confirm | Attach | Welcome | Refused
-Request = Stat | List | Open | Release | Statfs | Xattrs | GiveBack | Keepalive | Resolve | Read
-Reply = Entry | Listing | Opened | Done | StatfsReply | XattrsReply | Blocks | Changed | Failed
+Request = Stat | List | Open | Release | Statfs | Xattrs | GiveBack | Keepalive | Resolve | OpenAhead | Read
+Reply = Entry | Listing | Opened | OpenedAhead | Done | StatfsReply | XattrsReply | Blocks | Changed | Failed
 Push = Changes | Pass | LeasesLost | Goodbye
 AnyMessage = Handshake | Request | Reply | Push
 
