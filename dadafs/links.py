@@ -96,13 +96,18 @@ class Links:
         self._circuit = circuit
         self._events = events
         self._counters = counters
-        self._interval = keepalive_interval
-        patience = circuit.retry if not circuit.hard else max(circuit.retry, 30.0)
-        self._silence = silence_limit(keepalive_interval, patience)
-        self._data_silence = max(self._silence, min(DATA_SILENCE, patience / 2))
+        self.set_pace(keepalive_interval)
         self._changed = trio.Event()
         self._scope: trio.CancelScope | None = None
         self._pause = 0.0  # what the head asked for in its Goodbye
+
+    def set_pace(self, keepalive_interval: float) -> None:
+        """Send keepalives every so many seconds; what counts as silence follows from that."""
+        circuit = self._circuit
+        patience = circuit.retry if not circuit.hard else max(circuit.retry, 30.0)
+        self._interval = keepalive_interval
+        self._silence = silence_limit(keepalive_interval, patience)
+        self._data_silence = max(self._silence, min(DATA_SILENCE, patience / 2))
 
     # --- life
     # ------------------------------------------------------------------------------------------------------

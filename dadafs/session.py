@@ -215,6 +215,8 @@ class Session:
 
     def _up(self, welcome: Welcome) -> None:
         self._welcome = welcome
+        self.leases.freshness = welcome.freshness_ns / 1e9 or self.options.freshness
+        self._links.set_pace(self.leases.keepalive_interval())
         self.leases.connected_again(self._links.generation)
         self._overtaken.everything()
         for callback in self._on_connection:

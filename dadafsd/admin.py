@@ -16,6 +16,7 @@ from dadafsd.live import LiveSettings
 from dadafsd.sessions import Session
 from dadafsd.stack_dump import dump_tasks, dump_threads
 from dadafsd.store_access import StoreAccess
+from dadafsd.tier_counts import tier_rows
 from dadafsd.warming import Warmer, files_below
 
 if TYPE_CHECKING:
@@ -86,12 +87,18 @@ class Admin:
         store = self._head.store
         if store is None:
             return []
-        return [{**asdict(tier), "directory": str(tier.directory)} for tier in await store.call(store.store.status)]
+        tiers = []
+        for tier in await store.call(store.store.status):
+            counts = asdict(tier.counts)
+            del counts["by_export"]  # `counters` tells these, with what the loop counted
+            tiers.append({**asdict(tier), "directory": str(tier.directory), "counts": counts})
+        return tiers
 
     async def counters(self, request: Request) -> Reply:
         """Every counter; they only grow, so a rate is the difference of two answers."""
         errors = {f"{site.value} {site.name.lower()}": n for site, n in self._head.service.errors.counts.items()}
-        return {"at": time.time(), **self._head.counters.as_dict(), "errors": errors}
+        rows = tier_rows(self._head.counters, self._head.store, list(self._head.exports))
+        return {"at": time.time(), **self._head.counters.as_dict(), "tiers": rows, "errors": errors}
 
     async def sessions(self, request: Request) -> Reply:
         """Who is connected, what they hold and what they report of themselves."""
@@ -298,6 +305,9 @@ def _export_status(exported: Exported, sessions: list[Session]) -> Reply:
         "directory": str(exported.export.directory),
         "remote": exported.export.remote,
         "fragment_size": exported.options.fragment_size,
+        "tiers": [] if exported.store is None else list(exported.store.store.used_by(exported.name)),
+        "admission": [f"{rule.pattern}={rule.reads or 'never'}" for rule in exported.options.admission],
+        "freshness": list(exported.options.freshness),
         "sessions": sum(session.exported is exported for session in sessions),
         "open_files": len(exported.files),
         "descriptors": exported.files.descriptors,

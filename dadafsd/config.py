@@ -15,6 +15,7 @@ from dadafs.settings import Kind, Schema, Setting, Settings, existing, load
 from dadafs.wire.messages import BLOCK_SIZE, DEFAULT_FRAGMENT_SIZE
 from dadafsd.export import Export
 from dadafsd.exported import ExportOptions
+from dadafsd.policy.keeping import parse_rules
 from dadafsd.store import TierSettings
 
 DEFAULT_PORT = 7070
@@ -32,6 +33,16 @@ _EXPORT = [
         [],
         "who may mount it: address ranges as 10.1.0.0/16, names in certificates as *.lab; empty: all",
     ),
+    Setting("tiers", Kind.LIST, [], "names of the tiers that keep its fragments; empty: all", live=True),
+    Setting(
+        "admission",
+        Kind.LIST,
+        [],
+        "after how many reads fragments are kept, by path: *.log=2, scratch/*=never; what matches none at once",
+        live=True,
+    ),
+    Setting("freshness_min", Kind.DURATION, 0.0, "mounts that want fresher data get this", minimum=0, live=True),
+    Setting("freshness_max", Kind.DURATION, 3600.0, "and those that ask for less fresh this", minimum=0, live=True),
     Setting("append", Kind.LIST, [], "patterns of files that only grow"),
     Setting("watch", Kind.STR, "auto", "how changes are found", choices=("auto", "inotify", "poll")),
     Setting("watches", Kind.INT, 100_000, "objects watched with inotify at most", minimum=16),
@@ -46,6 +57,7 @@ _TIER = [
     Setting("high", Kind.FLOAT, 0.97, "eviction begins when this part of the size is used", minimum=0),
     Setting("low", Kind.FLOAT, 0.93, "and ends at this part", minimum=0),
     Setting("floor", Kind.SIZE, 0, "free space of the file system that is never touched"),
+    Setting("kind", Kind.STR, "ssd", "ssd, or ram for a directory on a tmpfs, asked first", choices=("ssd", "ram")),
     Setting("sync", Kind.STR, "none", "whether data is forced to disk before it is named", choices=("none", "data")),
 ]
 SCHEMA = Schema(
@@ -86,6 +98,7 @@ class ExportConfig:
     name: str
     directory: Path
     options: ExportOptions
+    settings: Settings
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,14 @@ class HeadConfig:
         """The setting `name` as a path."""
         value = self.settings[name]
         return Path(value) if value else None
+
+    def tier_source(self, tier: str, setting: str) -> str:
+        """Where a setting of the tier of that name comes from."""
+        for number, table in enumerate(self.settings.tables.get("tier", [])):
+            if tier == (table["name"] or f"ssd{number}"):
+                return table.source(setting)
+        plain = {"directory": "cache_dir", "size": "cache_size"}.get(setting)
+        return self.settings.source(plain) if plain else "default"
 
 
 def read_config(
@@ -134,24 +155,36 @@ def _exports(settings: Settings, flags: Sequence[str]) -> list[ExportConfig]:
         name, directory = table["name"], table["directory"]
         if not name or not directory:
             raise UserError("Every [[export]] needs a name and a directory.", ExitCode.USAGE)
-        found[name] = ExportConfig(name, Path(directory), _export_options(table))
+        found[name] = ExportConfig(name, Path(directory), export_options(table), table)
     for text in flags:
         name, equals, directory = text.partition("=")
         if not equals or not name or not directory:
             raise UserError(f"--export {text}: write NAME=DIR.", ExitCode.USAGE)
-        options = found[name].options if name in found else ExportOptions()
-        found[name] = ExportConfig(name, Path(directory), options)
+        table = found[name].settings if name in found else Settings(SCHEMA.tables["export"], "export")
+        table.put("name", name, "flag --export")
+        table.put("directory", directory, "flag --export")
+        found[name] = ExportConfig(name, Path(directory), export_options(table), table)
     for name in found:
         if "/" in name or not name.isprintable() or len(name) > 100:
             raise UserError(f"{name!r} cannot be the name of an export.", ExitCode.USAGE)
     return list(found.values())
 
 
-def _export_options(table: Settings) -> ExportOptions:
-    size = table["fragment_size"]
+def export_options(table: Settings) -> ExportOptions:
+    """What the settings of one export say. Raises UserError where they contradict each other."""
+    name, size = table["name"], table["fragment_size"]
     if size & (size - 1):
-        raise UserError(f"fragment_size of export {table['name']} must be a power of two.", ExitCode.USAGE)
+        raise UserError(f"fragment_size of export {name} must be a power of two.", ExitCode.USAGE)
+    if table["freshness_min"] > table["freshness_max"]:
+        raise UserError(f"freshness_min of export {name} is above its freshness_max.", ExitCode.USAGE)
+    try:
+        admission = parse_rules(table["admission"])
+    except ValueError as error:
+        raise UserError(f"The admission of export {name} is wrong: {error}.", ExitCode.USAGE) from None
     return ExportOptions(
+        tiers=tuple(table["tiers"]),
+        admission=admission,
+        freshness=(table["freshness_min"], table["freshness_max"]),
         slots=table["slots"],
         deadline=table["deadline"],
         fragment_size=size,
@@ -191,6 +224,7 @@ def _tiers(settings: Settings) -> list[TierSettings]:
                 table["floor"],
                 table["name"] or f"ssd{number}",
                 table["sync"],
+                table["kind"],
             )
         )
     if settings["cache_dir"]:

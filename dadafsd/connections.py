@@ -95,6 +95,7 @@ class NodeConnection:
             root,
             self._head,
             list(exported.options.append_patterns),
+            freshness_ns=_granted_ns(exported, attach),
         )
         try:
             await self.channel.send(Kind.HANDSHAKE, 0, welcome)
@@ -137,7 +138,7 @@ class NodeConnection:
             self.peer.node,
             self.peer.key_id,
             exported,
-            _within(attach.freshness_ns / 1e9, FRESHNESS),
+            _within(exported.freshness(attach.freshness_ns / 1e9), FRESHNESS),
             _within(attach.lease_ns / 1e9, FRESHNESS),
             peer=self.channel.peer,
             opened_at=trio.current_time(),
@@ -216,6 +217,12 @@ class NodeConnection:
         """Tell the node that this head stops."""
         if self.is_control:
             await self._push(Goodbye(int(retry * 1e9)))
+
+
+def _granted_ns(exported: Exported, attach: Attach) -> int:
+    """The freshness that the export allows, in ns; 0 where that is what the node asked for."""
+    granted = exported.freshness(attach.freshness_ns / 1e9)
+    return int(granted * 1e9) if granted != attach.freshness_ns / 1e9 else 0
 
 
 def _within(value: float, bounds: tuple[float, float]) -> float:

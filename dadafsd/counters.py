@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-#: Where a fragment was found, best first.
-TIERS = ("memory", "ssd", "origin")
+#: Where a fragment can be found beside the tiers of the store, which have names of their own.
+MEMORY, ORIGIN = "memory", "origin"
 
 
 @dataclass
@@ -49,6 +49,8 @@ class Counters:
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)  # (export, kind of request)
     origin: Counter[tuple[str, str]] = field(default_factory=Counter)  # (export, what)
     events: Counter[str] = field(default_factory=Counter)
+    late: Counter[tuple[str, str]] = field(default_factory=Counter)  # (export, tier): a prefetch was not there yet
+    bypassed: Counter[str] = field(default_factory=Counter)  # by export: read from the origin and not kept
     waited: dict[str, Histogram] = field(default_factory=dict)  # tier: reads that had to wait
 
     def wait(self, tier: str, seconds: float) -> None:

@@ -214,10 +214,13 @@ def _read_xattrs(path: str, *, follow_symlinks: bool = True) -> dict[bytes, byte
     return values
 
 
-def _remote_type(fd: int) -> str | None:
-    """The kind of network (or user-space) file system that `fd` lies on; None for a local one."""
+def filesystem_type(place: Path) -> int:
+    """The magic number of the file system at `place` (statfs(2)); 0 where it does not say."""
     buffer = (ctypes.c_long * 64)()
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.fstatfs(fd, buffer) != 0:
-        return None
-    return _REMOTE.get(buffer[0] & 0xFFFFFFFF)
+    return 0 if libc.statfs(os.fsencode(place), buffer) != 0 else buffer[0] & 0xFFFFFFFF
+
+
+def _remote_type(fd: int) -> str | None:
+    """The kind of network (or user-space) file system that `fd` lies on; None for a local one."""
+    return _REMOTE.get(filesystem_type(Path(f"/proc/self/fd/{fd}")))

@@ -9,6 +9,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 
 import trio
 
+from dadafs.errors import ExitCode, UserError
 from dadafs.wire.messages import Attr
 from dadafsd.counters import Counters
 from dadafsd.export import Export
@@ -17,6 +18,7 @@ from dadafsd.leases import Leases
 from dadafsd.open_files import OpenFiles
 from dadafsd.origin_pool import OriginPool
 from dadafsd.origin_read import Clock, Piece
+from dadafsd.policy.keeping import Keeping, Rule
 from dadafsd.policy.recent import Recent
 from dadafsd.policy.settle import ForeignClock, LocalClock
 from dadafsd.poll_watch import PollWatch
@@ -39,6 +41,9 @@ class ExportOptions:
     fragment_size: int = 1 << 20
     nodes: tuple[IPv4Network | IPv6Network, ...] = ()
     node_names: tuple[str, ...] = ()  # patterns for names in certificates
+    tiers: tuple[str, ...] = ()  # names; none: all
+    admission: tuple[Rule, ...] = ()
+    freshness: tuple[float, float] = (0.0, 3600.0)  # what a mount may have, in seconds
     append_patterns: tuple[str, ...] = ()
     watch: str = "auto"  # or inotify, poll
     watches: int = 100_000  # objects watched with inotify at most
@@ -57,6 +62,7 @@ class Exported:
     leases: Leases
     clock: Clock
     counters: Counters = field(repr=False)
+    store: StoreAccess | None = field(default=None, repr=False)
     last_root: Attr | None = None
 
     async def root(self) -> Attr:
@@ -73,6 +79,20 @@ class Exported:
     @property
     def name(self) -> str:
         return self.export.name
+
+    def apply(self, options: ExportOptions) -> None:
+        """Serve by these options from now on. Raises UserError for tiers that do not exist."""
+        if self.store is not None:
+            self.store.store.use(self.name, options.tiers)
+        elif options.tiers:
+            raise UserError(f"Export {self.name} names tiers, and this head has none.", ExitCode.USAGE)
+        self.fragments.keeping = Keeping(options.admission)
+        self.options = options
+
+    def freshness(self, wish: float) -> float:
+        """The freshness in seconds that a mount gets which asks for `wish`."""
+        least, most = self.options.freshness
+        return min(max(wish, least), most)
 
     def admits(self, address: str, names: Sequence[str] = ()) -> bool:
         """Whether a node at this address, or with one of these names in its certificate, may use the export."""
@@ -114,7 +134,9 @@ def assemble(
     )
     leases = _leases(export, options, pool, files, counters)
     nursery.start_soon(leases.run)
-    return Exported(export, options, pool, files, fragments, leases, clock, counters)
+    exported = Exported(export, options, pool, files, fragments, leases, clock, counters, store)
+    exported.apply(options)
+    return exported
 
 
 def _leases(export: Export, options: ExportOptions, pool: OriginPool, files: OpenFiles, counters: Counters) -> Leases:

@@ -19,6 +19,7 @@ from dadafsd.open_files import OpenFile, OpenFiles
 from dadafsd.origin_pool import OriginPool, Ticket
 from dadafsd.origin_read import Clock, Piece, read_piece
 from dadafsd.policy.admission import Admission, Take
+from dadafsd.policy.keeping import NEVER, Keeping
 from dadafsd.policy.recent import Recent
 from dadafsd.sites import Failure, Site
 from dadafsd.store.record import FragmentKey
@@ -59,9 +60,10 @@ class Wanted:
 class _Flight:
     """A fetch under way; whoever else wants the same waits for it."""
 
-    __slots__ = ("done", "error", "result", "ticket")
+    __slots__ = ("done", "error", "prefetch", "result", "ticket")
 
-    def __init__(self) -> None:
+    def __init__(self, prefetch: bool) -> None:
+        self.prefetch = prefetch  # nobody has waited for it so far
         self.done = trio.Event()
         self.ticket = Ticket()
         self.result: Found | Attr | None = None
@@ -88,6 +90,7 @@ class Fragments:
         self.export = export
         self.fragment_size = fragment_size
         self.admission = Admission()
+        self.keeping = Keeping()
         self.memory = memory
         self._files = files
         self._pool = pool
@@ -181,18 +184,22 @@ class Fragments:
         while True:
             flight = self._flights.get(key)
             if flight is None:
-                return await self._lead(key, fetch)
+                return await self._lead(key, fetch, want.prefetch)
             self._counters.events["joined_fetches"] += 1
+            late = flight.prefetch and not want.prefetch
             if not want.prefetch:
+                flight.prefetch = False
                 self._pool.promote(flight.ticket)
             await flight.done.wait()
             if flight.error is not None:
                 raise flight.error
             if flight.result is not None:
+                if late and isinstance(flight.result, Found):
+                    self._counters.late[self.export, flight.result.tier] += 1
                 return flight.result
 
-    async def _lead(self, key: object, fetch: Callable[[Ticket], object]) -> Found | Attr:
-        flight = self._flights[key] = _Flight()
+    async def _lead(self, key: object, fetch: Callable[[Ticket], object], prefetch: bool) -> Found | Attr:
+        flight = self._flights[key] = _Flight(prefetch)
         try:
             flight.result = await fetch(flight.ticket)  # type: ignore[misc]
         except OSError as error:
@@ -212,7 +219,7 @@ class Fragments:
         piece = await self._read(file, want, want.offset, want.length, ticket)
         if isinstance(piece, Attr):
             return piece
-        self._keep(want.key, piece)
+        self._keep(want.key, piece, file.path)
         return Found("origin", piece.settled, piece.checksums, 0, piece=piece)
 
     async def _part(self, file: OpenFile, want: Wanted, ticket: Ticket) -> Found | Attr:
@@ -220,7 +227,7 @@ class Fragments:
         piece = await self._read(file, want, want.offset + start, length, ticket)
         if isinstance(piece, Attr):
             return piece
-        self._counters.events["bypassed"] += 1
+        self._bypassed("bypassed")
         return Found("origin", piece.settled, piece.checksums, want.first, piece=piece)
 
     async def _read(self, file: OpenFile, want: Wanted, offset: int, length: int, ticket: Ticket) -> Piece | Attr:
@@ -254,16 +261,31 @@ class Fragments:
         expires = float("inf") if piece.settled else trio.current_time() + self._unsettled_seconds
         self.memory.put(key, piece, len(piece.data), expires)
 
-    def _keep(self, key: FragmentKey, piece: Piece) -> None:
+    def keep_now(self, key: FragmentKey, piece: Piece, path: bytes) -> None:
+        """Put a fragment into the store that was kept back because it had been read too rarely."""
+        if self._store is not None and piece.settled and self.keeping.after_reads(path) > 1:
+            self._store.insert_later(key, piece.data, piece.checksums)
+
+    def _keep(self, key: FragmentKey, piece: Piece, path: bytes) -> None:
         if piece.settled:
             self.memory.put(key, piece, len(piece.data))
-            if self._store is not None:
-                self._store.insert_later(key, piece.data, piece.checksums)
+            if self._store is None:
+                return
+            after = self.keeping.after_reads(path)
+            if after == NEVER:
+                self._bypassed("not_admitted")
+            elif not self._store.insert_later(key, piece.data, piece.checksums, after):
+                self._counters.bypassed[self.export] += 1
             return
-        self._counters.events["unsettled"] += 1
+        self._bypassed("unsettled")
         expires = trio.current_time() + self._unsettled_seconds
         self.memory.put(key, piece, len(piece.data), expires)
 
+    def _bypassed(self, event: str) -> None:
+        """A read was answered from the origin and what it read is not kept."""
+        self._counters.events[event] += 1
+        self._counters.bypassed[self.export] += 1
+
 
 def _in_store(record: Record) -> Found:
-    return Found("ssd", True, record.checksums, 0, record=record)
+    return Found(record.stored.tier, True, record.checksums, 0, record=record)

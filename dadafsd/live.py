@@ -1,4 +1,7 @@
-"""Settings that change while the head runs, some of them for a while only."""
+"""Settings that change while the head runs, some of them for a while only.
+
+There are plain settings, and those of tiers and exports, called `tier.NAME.size` and `export.NAME.admission`.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,26 @@ import trio
 
 from dadafs.errors import ExitCode, UserError
 from dadafs.quantity import parse_size
+from dadafs.settings import Settings
+from dadafsd.config import export_options
 
 if TYPE_CHECKING:
     from dadafsd.head import Head
 
 log = logging.getLogger(__name__)
 _TIER_SETTINGS = ("size", "high", "low", "floor")
+#: The source of a value that was changed.
+SOURCE = "set while running"
 
 
 class LiveSettings:
-    """`set`, `set --for` and `reset` of plain settings, and of tiers as `tier.NAME.size`."""
+    """`set`, `set --for` and `reset`."""
 
     def __init__(self, head: Head, nursery: trio.Nursery) -> None:
         self._head = head
         self._nursery = nursery
         self._settings = head.config.settings
+        self._exports = {export.name: export for export in head.config.exports}
         self._apply: dict[str, Callable[[Any], None]] = {
             "memory": self._memory,
             "write_queue": self._write_queue,
@@ -36,14 +44,24 @@ class LiveSettings:
 
     def rows(self, name: str | None = None) -> list[dict[str, Any]]:
         """Every effective value with its source, or one. Raises UserError for an unknown name."""
-        rows = [{"name": row.name, "value": row.value, "source": row.source} for row in self._settings.explain()]
-        rows += self._tier_rows()
+        rows = _rows("", self._settings) + self._tier_rows()
+        for export, config in self._exports.items():
+            rows += _rows(f"export.{export}.", config.settings)
         if name is None:
             return rows
-        chosen = [row for row in rows if row["name"] == name.replace("-", "_")]
+        chosen = [row for row in rows if row["name"] in (name, name.replace("-", "_"))]
         if not chosen:
-            self._settings.schema.find(name, "get")
+            self._unknown(name)
         return chosen
+
+    def _unknown(self, name: str) -> None:
+        """Raises the UserError that helps most."""
+        if name.startswith("tier."):
+            self._split(name)
+        elif name.startswith("export."):
+            self._export_setting(name)
+        else:
+            self._settings.schema.find(name, "get")
 
     def change(self, name: str, raw: object, seconds: float | None = None) -> dict[str, Any]:
         """Change a value, for `seconds` where given. Raises UserError."""
@@ -67,6 +85,10 @@ class LiveSettings:
         if name.startswith("tier."):
             if name in self._tiers:
                 self._resize(name, self._tiers.pop(name))
+        elif name.startswith("export."):
+            export, what = self._export_setting(name)
+            self._exports[export].settings.reset(what)
+            self._serve_as_set(export)
         else:
             value = self._settings.reset(name)
             self._apply.get(name, _nothing)(value)
@@ -85,6 +107,9 @@ class LiveSettings:
             self._resize(name, raw)
             self._tiers.setdefault(name, before)
             return
+        if name.startswith("export."):
+            self._change_export(name, raw)
+            return
         value = self._settings.change(name, raw)
         self._apply.get(name.replace("-", "_"), _nothing)(value)
 
@@ -102,15 +127,43 @@ class LiveSettings:
         for exported in self._head.exports.values():
             exported.fragments.admission.touches = value
 
+    # --- exports --------------------------------------------------------------------------------------------
+
+    def _export_setting(self, name: str) -> tuple[str, str]:
+        """The export and the setting that `export.EXPORT.SETTING` names; names of exports may have dots."""
+        export, _, what = name.removeprefix("export.").rpartition(".")
+        if export not in self._exports:
+            names = ", ".join(sorted(self._exports))
+            raise UserError(f"Unknown setting {name!r}; write export.NAME.SETTING, NAME being one of {names}.")
+        return export, self._exports[export].settings.schema.find(what, name).name
+
+    def _change_export(self, name: str, raw: object) -> None:
+        export, what = self._export_setting(name)
+        settings = self._exports[export].settings
+        before = settings.source(what), settings[what]
+        settings.change(what, raw)
+        try:
+            self._serve_as_set(export)
+        except UserError:
+            if before[0] == SOURCE:
+                settings.change(what, before[1])
+            else:
+                settings.reset(what)
+            raise
+
+    def _serve_as_set(self, export: str) -> None:
+        self._head.exports[export].apply(export_options(self._exports[export].settings))
+
     # --- tiers ----------------------------------------------------------------------------------------------
 
     def _tier_rows(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         for tier in self._head.store.store.tiers if self._head.store is not None else ():
-            for what in _TIER_SETTINGS:
+            for what in (*_TIER_SETTINGS, "directory", "kind", "sync"):
                 name = f"tier.{tier.name}.{what}"
-                source = "set while running" if name in self._tiers else "configuration"
-                rows.append({"name": name, "value": str(getattr(tier.settings, what)), "source": source})
+                source = SOURCE if name in self._tiers else self._head.config.tier_source(tier.name, what)
+                value = str(getattr(tier.settings, what))
+                rows.append({"name": name, "value": value, "source": source, "live": what in _TIER_SETTINGS})
         return rows
 
     def _split(self, name: str) -> tuple[str, str]:
@@ -135,6 +188,18 @@ class LiveSettings:
             raise UserError(f"The setting {name} is wrong: {error}.", ExitCode.USAGE) from None
         assert self._head.store is not None
         self._head.store.store.resize(tier_name, **{what: value})
+
+
+def _rows(prefix: str, settings: Settings) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": prefix + name,
+            "value": setting.format(settings[name]),
+            "source": settings.source(name),
+            "live": setting.live,
+        }
+        for name, setting in settings.schema.settings.items()
+    ]
 
 
 def _size_text(raw: object) -> str | int:

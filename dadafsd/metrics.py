@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from dadafs.errors import ExitCode, UserError
 from dadafsd.counters import Histogram
+from dadafsd.tier_counts import RESULTS, tier_rows
 
 if TYPE_CHECKING:
     from dadafsd.head import Head
@@ -110,11 +111,23 @@ class HeadCollector(Collector):
             for one in _STATES:
                 state.add_metric((tier.name, one), float(tier.state == one))
         yield state
+        yield self._tier_reads()
         for attribute in _TIER_COUNTERS:
             metric = _counter(f"dadafsd_tier_{attribute}", f"Fragments of the tier: {attribute}", "tier")
             for tier in tiers:
                 metric.add_metric((tier.name,), getattr(tier.counts, attribute))
             yield metric
+
+    def _tier_reads(self) -> Metric:
+        metric = CounterMetricFamily(
+            "dadafsd_tier_reads", "Reads by what the tier did for them", labels=("export", "tier", "result")
+        )
+        for row in tier_rows(self._head.counters, self._head.store, list(self._head.exports)):
+            for result in RESULTS:
+                count = row[result]
+                if count is not None:
+                    metric.add_metric((row["export"], row["tier"], result), count)
+        return metric
 
     def _latency(self) -> Iterator[Metric]:
         metric = HistogramMetricFamily(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from dadafs.wire.messages import BLOCK_SIZE, Blocks, Message
 from dadafsd.fragments import Found, Wanted
+from dadafsd.store.settings import KIND_RAM
 from dadafsd.store_access import Record
 
 
@@ -48,8 +49,15 @@ def blocks_reply(found: Found, want: Wanted, known: Sequence[int]) -> Reply:
             buffers.append(memoryview(found.piece.data)[begin : begin + length])
         elif found.record is not None:
             parts.append(FilePart(found.record, found.record.offset + begin, length))
-    message = Blocks(checksums, sent, size, settled=found.settled, tier=found.tier)
+    message = Blocks(checksums, sent, size, settled=found.settled, tier=_kind(found))
     return Reply(message, buffers, parts)
+
+
+def _kind(found: Found) -> str:
+    """Where the node is told that its blocks came from: `memory`, `ssd` or `origin`, whatever tiers are called."""
+    if found.record is None:
+        return found.tier
+    return "memory" if found.record.stored.kind == KIND_RAM else "ssd"
 
 
 def _runs(checksums: Sequence[int], known: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:

@@ -11,6 +11,7 @@ import logging
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import trio
@@ -31,6 +32,8 @@ HOT_RECORDS = 256
 HOT_SECONDS = 10.0
 #: One look a block is enough: the kernel reads ahead by more.
 RESIDENT_STEP = 64 * 1024
+#: Records waiting to be copied into memory at most.
+PROMOTIONS = 32
 
 
 class Record:
@@ -79,7 +82,8 @@ class StoreAccess:
         self._admin = OriginPool("the cache directory (admin)", slots=2, deadline=60.0)
         self.pinned = bool(store.pins())
         self._hot: OrderedDict[FragmentKey, Record] = OrderedDict()
-        self._waiting: deque[tuple[FragmentKey, bytes, list[int]]] = deque()
+        self._waiting: deque[tuple[FragmentKey, bytes, list[int], int]] = deque()
+        self._promoted: dict[FragmentKey, Record] = {}  # waiting to be copied into memory
         self._wake = trio.Event()
 
     def hot(self, key: FragmentKey) -> Record | None:
@@ -95,11 +99,14 @@ class StoreAccess:
         record = self.hot(key)
         try:
             if record is None:
-                stored = await self._pool.run(self._look, key, prefetch=prefetch)
+                stored, again = await self._pool.run(self._look, key, prefetch=prefetch)
                 if stored is None:
                     return None
                 record = stored
                 self._keep(key, record)
+                if again and len(self._promoted) < PROMOTIONS:
+                    self._promoted[key] = record
+                    self._wake.set()
             if verify and not await self._pool.run(_intact, record):
                 await self.damaged(key)
                 return None
@@ -130,14 +137,18 @@ class StoreAccess:
         except OSError as error:
             log.debug("a damaged record could not be removed: %s", error)
 
-    def insert_later(self, key: FragmentKey, data: bytes, checksums: list[int]) -> None:
-        """Queue a fragment to be written; dropped and counted where the queue is full."""
+    def insert_later(self, key: FragmentKey, data: bytes, checksums: list[int], after_reads: int = 1) -> bool:
+        """Queue a fragment to be written, if it is offered for the `after_reads`-th time by then.
+
+        Where the queue is full it is dropped and counted; whether it was queued.
+        """
         if self.queued + len(data) > self.queue_limit:
             self._counters.events["store_writes_dropped"] += 1
-            return
+            return False
         self.queued += len(data)
-        self._waiting.append((key, data, checksums))
+        self._waiting.append((key, data, checksums, after_reads))
         self._wake.set()
+        return True
 
     async def room(self, size: int) -> None:
         """Wait until the queue would take `size` more bytes, for whoever would rather wait than lose them."""
@@ -189,9 +200,12 @@ class StoreAccess:
         while self.queued:  # noqa: ASYNC110  (only at the end of the process)
             await trio.sleep(0.01)
 
-    def _look(self, key: FragmentKey) -> Record | None:
+    def _look(self, key: FragmentKey) -> tuple[Record | None, bool]:
+        """The record, and whether it should be copied into memory (blocking, for a thread)."""
         stored = self.store.lookup(key)
-        return None if stored is None else Record(stored, 0.0)
+        if stored is None:
+            return None, False
+        return Record(stored, 0.0), self.store.promotes(key, stored.tier)
 
     def _keep(self, key: FragmentKey, record: Record) -> None:
         record.used = trio.current_time()
@@ -211,23 +225,47 @@ class StoreAccess:
 
     async def _write(self) -> None:
         while True:
-            while not self._waiting:
-                self._wake = trio.Event()
+            while not self._waiting and not self._promoted:
+                if self._wake.is_set():  # one event for all writers, or only the last to sleep would be woken
+                    self._wake = trio.Event()
                 await self._wake.wait()
-            key, data, checksums = self._waiting.popleft()
-            try:
-                kept = await self._writers.run(self.store.insert, key, data, checksums)
-                self._counters.events["store_writes" if kept else "store_writes_refused"] += 1
-            except OSError as error:
-                self._counters.events["store_errors"] += 1
-                log.debug("not kept on disk: %s", error)
-            finally:
-                self.queued -= len(data)
+            if self._waiting:
+                await self._insert(*self._waiting.popleft())
+            else:
+                await self._promote(*self._promoted.popitem())
+
+    async def _insert(self, key: FragmentKey, data: bytes, checksums: list[int], after_reads: int) -> None:
+        try:
+            insert = partial(self.store.insert, after_reads=after_reads)
+            kept = await self._writers.run(insert, key, data, checksums)
+            self._counters.events["store_writes" if kept else "store_writes_refused"] += 1
+        except OSError as error:
+            self._counters.events["store_errors"] += 1
+            log.debug("not kept on disk: %s", error)
+        finally:
+            self.queued -= len(data)
+
+    async def _promote(self, key: FragmentKey, record: Record) -> None:
+        try:
+            if await self._writers.run(_copy, self.store, key, record):
+                self._counters.events["promoted"] += 1
+                self._hot.pop(key, None)  # the next reader finds the copy
+        except OSError as error:
+            self._counters.events["store_errors"] += 1
+            log.debug("not copied into memory: %s", error)
 
 
 def _some(records: Iterator[Verified]) -> list[Verified]:
     """A few at a time, so that progress shows; blocking, for a thread."""
     return list(itertools.islice(records, 16))
+
+
+def _copy(store: FragmentStore, key: FragmentKey, record: Record) -> bool:
+    """Copy a record into memory; blocking, for a thread. Damage is left to whoever reads it: he says so."""
+    data = os.pread(record.fd, record.length, record.offset)
+    if len(data) != record.length or damaged_blocks(data, record.checksums):
+        return False
+    return store.promote(key, data, record.checksums)
 
 
 def _intact(record: Record) -> bool:

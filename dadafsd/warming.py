@@ -8,7 +8,7 @@ import posixpath
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import trio
 
@@ -16,7 +16,9 @@ from dadafs.wire.messages import BLOCK_SIZE, Attr
 from dadafs.wire.paths import BadPath, check
 from dadafsd.confine import Descriptor
 from dadafsd.exported import Exported
+from dadafsd.fragments import Found
 from dadafsd.jobs import Job
+from dadafsd.open_files import OpenFile
 from dadafsd.store_access import StoreAccess
 
 HDF5_ENDINGS = (b".h5", b".hdf5", b".nxs", b".hdf", b".he5")
@@ -87,18 +89,20 @@ class Warmer:
         self._done[path] = attr
         return True
 
-    async def _fetch(self, file: object, attr: Attr, fragments: object) -> None:
+    async def _fetch(self, file: OpenFile, attr: Attr, fragments: Iterator[int]) -> None:
         exported = self.exported
-        for index in fragments:  # type: ignore[attr-defined]
+        for index in fragments:
             count = exported.options.fragment_size // BLOCK_SIZE
             want = exported.fragments.wanted(attr.version, index, 0, count, prefetch=True, verify=False)
             if self._store is not None:
                 await self._store.room(want.length)
             try:
-                found = await exported.fragments.find(file, want)  # type: ignore[arg-type]
+                found = await exported.fragments.find(file, want)
             except OSError as error:
                 self._job.problem(f"fragment {index}: {error.strerror or error}")
                 continue
+            if isinstance(found, Found) and found.piece is not None:
+                exported.fragments.keep_now(want.key, found.piece, file.path)
             self._job.done += 1
             self._job.bytes += 0 if isinstance(found, Attr) else want.length
 

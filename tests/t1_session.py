@@ -58,6 +58,22 @@ def run(test: Callable[..., Awaitable[Any]], *args: Any, clock: trio.abc.Clock |
 # --- requests -----------------------------------------------------------------------------------------------------
 
 
+def test_the_head_decides_how_fresh_what_it_says_stays(expected_log: ExpectedLog) -> None:
+    """What an export allows instead of the mount's wish holds from the next session on."""
+    expected_log.add("lost the head")
+
+    async def test() -> None:
+        async with scripted_node(FILES, freshness=1.0) as (head, node):
+            assert node.session.leases.freshness == 1.0
+            head.freshness_ns = 20 * 10**9
+            head.cut()
+            await until(lambda: node.session.generation == 2, "a second session")
+            assert node.session.leases.freshness == 20.0
+            assert node.session.leases.keepalive_interval() == 5.0
+
+    run(test)
+
+
 def test_every_request_is_answered() -> None:
     async def test() -> None:
         async with scripted_node(FILES) as (_, node):

@@ -73,11 +73,24 @@ def _parts(status: Reply, counters: Reply) -> list[RenderableType]:
         ),
         Text(),
         table(
+            ("export", "tier", "hit ", "miss ", "bypass ", "late ", "wasted ", "hit ratio "),
+            [_results_row(row) for row in counters["tiers"]],
+        ),
+        Text(),
+        table(
             ("export", "directory", "changes seen by", "origin calls ", "waiting ", "stuck ", "open files "),
             [_export_row(export) for export in status["exports"]],
         ),
         *_troubles(counters),
     ]
+
+
+def _results_row(row: Reply) -> tuple[object, ...]:
+    """What one tier did for one export; a tier that was never asked has no ratio."""
+    counts = ["-" if row[what] is None else row[what] for what in ("hit", "miss", "bypass", "late", "wasted")]
+    asked = row["hit"] + (row["miss"] or 0)
+    ratio = f"{row['hit'] / asked:.1%}" if asked and row["miss"] is not None else "-"
+    return (row["export"], row["tier"], *counts, ratio)
 
 
 def _export_row(export: Reply) -> tuple[object, ...]:
@@ -111,17 +124,18 @@ def top_screen(before: Reply, after: Reply, sessions: Reply, recent: Reply) -> R
         key = (row["export"], row["node"], row["tier"])
         rates[key[:2]][row["tier"]] = (row["bytes"] - then.get(key, {"bytes": 0})["bytes"]) / seconds
     nodes = {row["node"] for row in sessions["sessions"]}
+    names = list(dict.fromkeys(row["tier"] for row in after["tiers"]))
     rows = []
     for (export, node), tiers in sorted(rates.items(), key=lambda item: -sum(item[1].values())):
         total = sum(tiers.values())
-        cells = [format_size(tiers.get(tier, 0)) for tier in ("memory", "ssd", "origin")]
+        cells = [format_size(tiers.get(tier, 0)) for tier in names]
         rows.append((node if node in nodes else f"{node} (gone)", export, f"{format_size(total)}/s", *cells))
     waits = [
         (row["node"], row["path"], row["fragment"], row["tier"], f"{row['seconds'] * 1000:.1f} ms")
         for row in recent["reads"][:15]
     ]
     return Group(
-        table(("node", "export", "throughput ", "memory ", "ssd ", "origin "), rows, "who reads (bytes per second)"),
+        table(("node", "export", "throughput ", *(f"{name} " for name in names)), rows, "who reads (bytes per second)"),
         Text(),
         table(("node", "file", "fragment ", "from", "waited "), waits, "the latest reads that had to wait"),
     )

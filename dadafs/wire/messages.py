@@ -116,7 +116,10 @@ class Attach(Message, frozen=True, tag=5):
 
 
 class Welcome(Message, frozen=True, tag=6):
-    """Head to node: the session is open. `boot` changes with every start of the head; handles die with it."""
+    """Head to node: the session is open. `boot` changes with every start of the head; handles die with it.
+
+    `freshness_ns` is what the export allows instead of what the node asked for; 0 where it may have that.
+    """
 
     session: int
     boot: int
@@ -125,6 +128,7 @@ class Welcome(Message, frozen=True, tag=6):
     root: Attr
     head: str
     append_patterns: list[str] = []
+    freshness_ns: int = 0
 
 
 class Refused(Message, frozen=True, tag=7):

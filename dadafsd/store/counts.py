@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(slots=True)
@@ -23,8 +23,20 @@ class TierCounts:
     removed: int = 0  #: on request
     errors: int = 0  #: input/output errors met
     refused: dict[str, int] = field(default_factory=dict)  #: not kept, by reason
+    #: `(export, what)`, what being `hit`, `miss`, `bypass` (not asked, or not kept) or `wasted` (evicted unread)
+    by_export: dict[tuple[str, str], int] = field(default_factory=dict)
 
-    def refuse(self, reason: str) -> bool:
+    def copy(self) -> TierCounts:
+        """What it is now, for somebody who reads it later."""
+        return replace(self, refused=dict(self.refused), by_export=dict(self.by_export))
+
+    def refuse(self, reason: str, export: str = "") -> bool:
         """Count a refusal; False, for the caller to hand on."""
         self.refused[reason] = self.refused.get(reason, 0) + 1
+        if export:
+            self.note(export, "bypass")
         return False
+
+    def note(self, export: str, what: str) -> None:
+        """Count one of `by_export`."""
+        self.by_export[export, what] = self.by_export.get((export, what), 0) + 1

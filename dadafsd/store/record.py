@@ -97,6 +97,7 @@ class Stored:
     length: int
     checksums: list[int]
     tier: str = ""
+    kind: str = ""  # of the tier
     _digest: int = field(default=0, repr=False)
     _closed: _Closer | None = field(default=None, repr=False)
 

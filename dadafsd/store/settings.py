@@ -9,6 +9,8 @@ from dadafs.errors import ExitCode, UserError
 
 SYNC_NONE = "none"
 SYNC_DATA = "data"
+KIND_SSD = "ssd"
+KIND_RAM = "ram"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class TierSettings:
     floor: int = 0  #: free space of the file system that is never touched
     name: str = "ssd"
     sync: str = SYNC_NONE  #: `data`: fdatasync before a record gets its name (docs/decisions-store.md)
+    kind: str = KIND_SSD  #: `ram`: a directory in memory (tmpfs), asked before all others
 
     def check(self) -> None:
         """Raises `UserError(USAGE)` for values that make no sense."""
@@ -37,3 +40,5 @@ class TierSettings:
             raise UserError(f"Tier {self.name} has a negative free-space floor.", ExitCode.USAGE)
         if self.sync not in (SYNC_NONE, SYNC_DATA):
             raise UserError(f"Tier {self.name} has sync {self.sync!r}: it must be 'none' or 'data'.", ExitCode.USAGE)
+        if self.kind not in (KIND_SSD, KIND_RAM):
+            raise UserError(f"Tier {self.name} has kind {self.kind!r}: it must be 'ssd' or 'ram'.", ExitCode.USAGE)

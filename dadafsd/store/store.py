@@ -27,7 +27,7 @@ from dadafsd.store.files import DirectoryInUse, TierFiles
 from dadafsd.store.housekeeper import Housekeeper, with_changes
 from dadafsd.store.pins import ClockSteps, Identity, Pin, Pins
 from dadafsd.store.record import FragmentKey, Stored, file_mark
-from dadafsd.store.settings import TierSettings
+from dadafsd.store.settings import KIND_RAM, TierSettings
 from dadafsd.store.tier import NO_SPACE, Buffer, Tier
 from dadafsd.store.verify import Verified, verify_tier
 
@@ -35,12 +35,16 @@ log = logging.getLogger(__name__)
 _LEAST_FREE = 1024 * 1024
 _PINS_FILE = "pins"
 
+#: Tiers that are asked one level after the other.
+Levels = tuple[tuple[Tier, ...], ...]
+
 
 @dataclass(frozen=True, slots=True)
 class TierStatus:
     """One tier as an admin sees it; sizes in bytes."""
 
     name: str
+    kind: str
     directory: Path
     state: str
     reading: str
@@ -66,6 +70,9 @@ class FragmentStore:
         self._steps_lock = threading.Lock()
         self._now()
         self._admission = Admission()
+        self._promotion = Admission()
+        self._uses: dict[str, tuple[str, ...]] = {}  # export: names of its tiers, where it does not use all
+        self._levels: dict[str, Levels] = {}  # the tiers of each export met so far
 
     @classmethod
     def open(cls, settings: Sequence[TierSettings], *, housekeeping: bool = True) -> FragmentStore:
@@ -91,21 +98,39 @@ class FragmentStore:
 
     def lookup(self, key: FragmentKey) -> Stored | None:
         """The stored fragment, header verified and data not, to be closed by the caller; None where there is none."""
-        for tier in self._preferred(key):
-            found = tier.lookup(key)
-            if found is not None:
-                return found
+        for level in self._levels_of(key.export):
+            for tier in _ranked(level, key):
+                found = tier.lookup(key)
+                if found is not None:
+                    return found
         return None
 
     def insert(self, key: FragmentKey, data: Buffer, checksums: Sequence[int], *, after_reads: int = 1) -> bool:
         """Keep a fragment with its block checksums; False where no tier kept it (full, down, refused).
 
-        With `after_reads` n it is kept when it is offered for the n-th time.
+        With `after_reads` n it is kept when it is offered for the n-th time. It goes to one tier of memory and to one
+        on disk, where the export uses both: what is in memory only is lost with the machine.
         """
-        tiers = self._preferred(key)
+        levels = self._levels_of(key.export)
         if not self._admission.admit(key.digest, after_reads):
-            return tiers[0].refuse("admission") if tiers else False
-        return any(tier.insert(key, data, checksums) for tier in tiers)
+            return levels[-1][0].refuse("admission", key.export) if levels else False
+        kept = [any(tier.insert(key, data, checksums) for tier in _ranked(level, key)) for level in levels]
+        return any(kept)
+
+    def promotes(self, key: FragmentKey, tier: str) -> bool:
+        """Whether a fragment just found in `tier` should go to memory as well: when that happens for the second time.
+
+        Scans go through once, so they do not push out what is read again and again.
+        """
+        levels = self._levels_of(key.export)
+        if len(levels) < 2 or any(one.name == tier for one in levels[0]):
+            return False
+        return self._promotion.admit(key.digest, 2)
+
+    def promote(self, key: FragmentKey, data: Buffer, checksums: Sequence[int]) -> bool:
+        """Keep a fragment in memory too; whether it was kept."""
+        levels = self._levels_of(key.export)
+        return len(levels) > 1 and any(tier.insert(key, data, checksums) for tier in _ranked(levels[0], key))
 
     def damaged(self, key: FragmentKey) -> None:
         """A block of this fragment failed its checksum: its record is deleted."""
@@ -113,12 +138,34 @@ class FragmentStore:
             if tier.files.has_record(key.digest):
                 tier.damaged(key)
 
-    def _preferred(self, key: FragmentKey) -> Sequence[Tier]:
-        """All tiers, the one this key belongs to first: a rendezvous hash weighted by size."""
-        tiers = self._tiers
-        if len(tiers) < 2:
-            return tiers
-        return sorted(tiers, key=lambda tier: _score(tier, key.digest), reverse=True)
+    # --- which tiers an export uses ------------------------------------------------------------------------------
+
+    def use(self, export: str, names: Sequence[str]) -> None:
+        """Keep fragments of `export` in these tiers only, from now on; none named means all. Raises `UserError`."""
+        known = [tier.name for tier in self._tiers]
+        for name in names:
+            if name not in known:
+                raise UserError(
+                    f"Export {export} cannot use tier {name}: there are {', '.join(known) or 'no tiers'}.",
+                    ExitCode.USAGE,
+                )
+        self._uses[export] = tuple(names)
+        self._levels = {}
+
+    def used_by(self, export: str) -> tuple[str, ...]:
+        """The names of the tiers that `export` uses, in the order in which they are asked."""
+        return tuple(tier.name for level in self._levels_of(export) for tier in level)
+
+    def _levels_of(self, export: str) -> Levels:
+        """The export's tiers: those in memory, then those on disk; levels without tiers are left out."""
+        known = self._levels  # replaced as a whole when something changes, so nothing outdated gets into the new one
+        levels = known.get(export)
+        if levels is None:
+            names = self._uses.get(export)
+            mine = [tier for tier in self._tiers if not names or tier.name in names]
+            ram, disk = (tuple(t for t in mine if (t.settings.kind == KIND_RAM) is ram) for ram in (True, False))
+            levels = known[export] = tuple(filter(None, (ram, disk)))
+        return levels
 
     # --- the admin's side --------------------------------------------------------------------------------------
 
@@ -131,12 +178,13 @@ class FragmentStore:
         settings.check()
         if settings.name in self._keepers:
             raise UserError(f"There are two tiers called {settings.name}: give each its own name.", ExitCode.USAGE)
-        tier = Tier(settings, _open_files(settings), lambda: self._pins.marks(self._now()))
+        tier = Tier(settings, _open_files(settings), lambda: self._pinned_in(settings.kind))
         keeper = Housekeeper(tier)
         self._load_pins(tier)
         _check_space(tier)
         self._keepers[settings.name] = keeper
         self._tiers = (*self._tiers, tier)
+        self._levels = {}
         if housekeeping:
             keeper.start()
         else:
@@ -146,6 +194,7 @@ class FragmentStore:
         """Stop using a directory; its records stay there for another time. `KeyError` for an unknown name."""
         keeper = self._keepers.pop(name)
         self._tiers = tuple(tier for tier in self._tiers if tier is not keeper.tier)
+        self._levels = {}
         keeper.stop()
 
     def resize(self, name: str, **changes: int | float) -> None:
@@ -195,6 +244,12 @@ class FragmentStore:
             self._save_pins()
         return wall
 
+    def _pinned_in(self, kind: str) -> frozenset[int]:
+        """What a tier must not evict. Beside disks, memory is too small to be filled by what somebody pinned."""
+        if kind == KIND_RAM and any(tier.settings.kind != KIND_RAM for tier in self._tiers):
+            return frozenset()
+        return self._pins.marks(self._now())
+
     def _load_pins(self, tier: Tier) -> None:
         with contextlib.suppress(OSError):
             self._pins.decode(tier.files.read_file(_PINS_FILE) or b"")
@@ -231,6 +286,13 @@ class FragmentStore:
     def status(self) -> list[TierStatus]:
         """Every tier, in the order of the configuration."""
         return [_status(keeper) for keeper in self._keepers.values()]
+
+
+def _ranked(level: Sequence[Tier], key: FragmentKey) -> Sequence[Tier]:
+    """Tiers of one kind, the one this key belongs to first: a rendezvous hash weighted by size."""
+    if len(level) < 2:
+        return level
+    return sorted(level, key=lambda tier: _score(tier, key.digest), reverse=True)
 
 
 def _score(tier: Tier, digest: int) -> float:
@@ -284,6 +346,7 @@ def _status(keeper: Housekeeper) -> TierStatus:
     settings = tier.settings
     return TierStatus(
         name=tier.name,
+        kind=settings.kind,
         directory=settings.directory,
         state=tier.state.name.lower(),
         reading=tier.reading.state.name.lower(),

@@ -8,7 +8,6 @@ minds about it; the disk decides, and the next lookup or eviction of that record
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import logging
 import os
@@ -96,7 +95,7 @@ class Tier:
     def totals(self) -> TierCounts:
         """A copy of the counts, all of one moment."""
         with self._lock:
-            return dataclasses.replace(self.counts, refused=dict(self.counts.refused))
+            return self.counts.copy()
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -104,7 +103,9 @@ class Tier:
         """The record of `key` with a sound header and its full length, or None; whatever else lies there is deleted."""
         digest = key.digest
         if not self._may(self.reading) or digest in self._condemned:
-            self.counts.bypassed += 1
+            with self._lock:
+                self.counts.bypassed += 1
+                self.counts.note(key.export, "bypass")
             return None
         fd = -1
         self._ongoing[threading.get_ident()] = time.monotonic()
@@ -116,6 +117,8 @@ class Tier:
         except (OSError, DamagedRecord) as error:
             if fd >= 0:
                 os.close(fd)
+            with self._lock:
+                self.counts.note(key.export, "miss")
             self._lookup_failed(digest, error)
             return None
         finally:
@@ -124,10 +127,11 @@ class Tier:
         with self._lock:
             self.counts.hits += 1
             self.counts.hit_bytes += key.length
+            self.counts.note(key.export, "hit")
             self._in_use[digest] = self._in_use.get(digest, 0) + 1
             if not self.index.touch(digest):  # not scanned yet
                 self.index.adopt(digest, self._mark(key), units(key.length), stamp(time.time()))
-        return Stored(fd, DATA_OFFSET, key.length, checksums, self.name, digest, self._release)
+        return Stored(fd, DATA_OFFSET, key.length, checksums, self.name, self.settings.kind, digest, self._release)
 
     def _release(self, digest: int) -> None:
         with self._lock:
@@ -184,15 +188,15 @@ class Tier:
     def insert(self, key: FragmentKey, data: Buffer, checksums: Sequence[int]) -> bool:
         """Keep a fragment; False where it was not kept, with the reason counted in `counts.refused`."""
         if memoryview(data).nbytes != key.length:
-            return self.refuse("malformed")
+            return self.refuse("malformed", key.export)
         if not self._may(self.writing):
-            return self.refuse("down")
+            return self.refuse("down", key.export)
         if self._full_until and time.monotonic() < self._full_until:
-            return self.refuse("disk full")
+            return self.refuse("disk full", key.export)
         try:
             header = encode_header(key, checksums)
         except ValueError:
-            return self.refuse("malformed")
+            return self.refuse("malformed", key.export)
         self._ongoing[threading.get_ident()] = time.monotonic()
         try:
             return self._write(key, header, data)
@@ -203,11 +207,11 @@ class Tier:
         need = units(key.length)
         reason = self._make_room(need)
         if reason:
-            return self.refuse(reason)
+            return self.refuse(reason, key.export)
         try:
             self.files.write_record(key.digest, (header, data), self.settings.sync == SYNC_DATA)
         except OSError as error:
-            return self._insert_failed(error)
+            return self._insert_failed(error, key.export)
         finally:
             with self._lock:
                 self._incoming -= need
@@ -229,21 +233,21 @@ class Tier:
     def _mark(key: FragmentKey) -> int:
         return file_mark(key.export, key.version.identity)
 
-    def refuse(self, reason: str) -> bool:
+    def refuse(self, reason: str, export: str) -> bool:
         """Count a fragment that was not kept; False, for the caller to hand on."""
         with self._lock:
-            return self.counts.refuse(reason)
+            return self.counts.refuse(reason, export)
 
-    def _insert_failed(self, error: OSError) -> bool:
+    def _insert_failed(self, error: OSError, export: str) -> bool:
         if error.errno in NO_SPACE:
             self._full_until = time.monotonic() + FULL_PAUSE
             self.wake.set()
             self._throttled.warning(
                 "full", f"tier {self.name}: {self.files.directory} is full, fragments pass through uncached"
             )
-            return self.refuse("disk full")
+            return self.refuse("disk full", export)
         self._io_error(self.writing, "write", error)
-        return self.refuse("error")
+        return self.refuse("error", export)
 
     # --- making room -------------------------------------------------------------------------------------------
 
@@ -310,10 +314,19 @@ class Tier:
         return victims
 
     def _delete(self, victim: Victim) -> None:
+        if not victim.read:
+            self._count_wasted(victim.key)
         try:
             self.files.remove_record(victim.key)
         except OSError as error:
             self._io_error(self.writing, "delete", error)
+
+    def _count_wasted(self, digest: int) -> None:
+        """Whose fragment goes unread is known to its header only: the index has no room for it."""
+        with contextlib.suppress(OSError, DamagedRecord):
+            export = decode_header(self.files.read_header(digest)[0])[0].export
+            with self._lock:
+                self.counts.note(export, "wasted")
 
     # --- a file, or everything ---------------------------------------------------------------------------------
 

@@ -147,6 +147,7 @@ class ScriptedHead:
         self.auth = auth or ServerAuth(allow_none=True)
         self.fragment_size = fragment_size
         self.append_patterns: list[str] = []
+        self.freshness_ns = 0  # 0: whatever a node asks for
         self.boot = 1
         self.port = 0
         self.leases = False
@@ -215,7 +216,16 @@ class ScriptedHead:
             await self._requests(Connection(self, channel, role))
 
     def _welcome(self, session: int) -> Welcome:
-        return Welcome(session, self.boot, self.fragment_size, BLOCK_SIZE, ROOT, "scripted", self.append_patterns)
+        return Welcome(
+            session,
+            self.boot,
+            self.fragment_size,
+            BLOCK_SIZE,
+            ROOT,
+            "scripted",
+            self.append_patterns,
+            freshness_ns=self.freshness_ns,
+        )
 
     async def _requests(self, connection: Connection) -> None:
         self.connections.append(connection)
