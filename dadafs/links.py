@@ -92,6 +92,7 @@ class Links:
         self.slots = [Slot(number) for number in range(max(1, data_channels))]
         self.generation = 0
         self.stopped = False
+        self.trouble = ""  # why there is no control channel, as the last attempt found
         self._auth = auth
         self._circuit = circuit
         self._events = events
@@ -154,6 +155,7 @@ class Links:
         self.control = control
         self.generation += 1
         self._pause = 0.0
+        self.trouble = ""
         self._counters.connects += 1
         self._circuit.restored()
         self._events.up(control.welcome)
@@ -201,6 +203,7 @@ class Links:
                 control = await self._connect("control", 0, max(self._silence, 1.0))
             except (ConnectFailed, Refusal, UserError) as error:
                 self._counters.connect_failures += 1
+                self.trouble = str(error)
                 if isinstance(error, Refusal | UserError) and str(error) != told:
                     told = str(error)
                     log.error("cannot reconnect to %s: %s; trying on", self.address, told)

@@ -523,7 +523,8 @@ class Session:
 
     def _no_answer(self, path: bytes) -> OSError:
         self.counters.failed_requests += 1
-        why = "does not answer" if self.connected else "is not reachable"
+        trouble = f": {self._links.trouble}" if self._links.trouble else ""
+        why = "does not answer" if self.connected else f"is not reachable{trouble}"
         return OSError(errno.EIO, f"the head {self._links.address} {why}", os.fsdecode(path))
 
 
