@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable
 
@@ -171,6 +172,11 @@ class Directories:
             return fields, timeout
         size, mtime, ctime = node.told
         return (*fields[:7], size, *fields[8:11], mtime, ctime), 0.0
+
+    def name_of_handle(self, handle: int) -> str:
+        """What to call an open directory in a log line."""
+        opened = self._directories.get(handle)
+        return f"handle {handle}" if opened is None else "/" + os.fsdecode(self.tree.path(opened.directory))
 
     def releasedir(self, handle: int) -> None:
         """The handle is closed."""

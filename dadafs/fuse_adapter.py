@@ -190,9 +190,15 @@ class FuseAdapter(pyfuse3.Operations):
         if call == "read":
             handle, offset, length = arguments
             return f"{self._operations.name_of_handle(handle)} ({length} bytes at {offset})"
+        if call == "release":
+            return self._operations.name_of_handle(arguments[0])
+        if call in ("readdir", "releasedir"):
+            return self._operations.directories.name_of_handle(arguments[0])
         if call == "lookup":
-            return self._operations.name_of(arguments[0]) + "/" + os.fsdecode(arguments[1])
-        return self._operations.name_of(arguments[0]) if arguments else ""
+            return self._operations.name_of(arguments[0]).rstrip("/") + "/" + os.fsdecode(arguments[1])
+        if call == "forget":
+            return ", ".join(self._operations.name_of(node_id) for node_id, _ in arguments[0][:3])
+        return self._operations.name_of(arguments[0]) if call != "statfs" else "/"
 
     # --- names and attributes ----------------------------------------------------------------------------------
 
