@@ -44,7 +44,7 @@ def draw(path: Path, result: StxmResult) -> None:
 
 def _figure(result: StxmResult) -> Figure:
     panels = _panels(result)
-    columns = min(len(panels), 3 if len(panels) != 4 else 2)
+    columns = _columns(len(panels))
     rows = -(-len(panels) // columns)
     ny, nx = result.map_ptr.shape
     height = _PANEL_INCHES * float(
@@ -52,7 +52,7 @@ def _figure(result: StxmResult) -> Figure:
     )
     figure = Figure(figsize=(_PANEL_INCHES * 1.18 * columns, height * rows + 0.7), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, panel in zip(axes, panels, strict=False):
         panel(axis)
@@ -60,6 +60,13 @@ def _figure(result: StxmResult) -> Figure:
         axis.set_axis_off()
     figure.suptitle(_title(result), fontsize=10, color="#444444")
     return figure
+
+
+def _columns(n: int) -> int:
+    """How many of `n` panels stand side by side: few gaps at the end, and rather wide than high."""
+    if n <= 6:
+        return {1: 1, 2: 2, 4: 2}.get(n, 3)
+    return min((3, 4, 5), key=lambda columns: (-n % columns, -columns))
 
 
 def _title(result: StxmResult) -> str:
@@ -88,12 +95,12 @@ def _more(result: StxmResult) -> list[Panel]:
     panels: list[Panel] = []
     if "phase" in maps:
         panels.append(lambda axis: _scalar(axis, result, "phase", "Phase", "twilight_shifted"))
-    if {"pca_angle", "pca_w"} <= maps.keys():
+    oriented = [ring for ring in result.options.rings if f"orient2_{ring}" in maps]
+    for ring in oriented:
+        names = f"orient2_{ring}", f"degree_{ring}"
+        panels.append(lambda axis, n=names, ring=ring: _orientation(axis, result, *n, f"Orientation, {ring}"))
+    if not oriented and {"pca_angle", "pca_w"} <= maps.keys():  # of the whole frame: beside rings it tells nothing new
         panels.append(lambda axis: _orientation(axis, result, "pca_angle", "pca_w", "Orientation (PCA)"))
-    for ring in result.options.rings:
-        if f"orient2_{ring}" in maps:
-            names = f"orient2_{ring}", f"degree_{ring}"
-            panels.append(lambda axis, n=names, ring=ring: _orientation(axis, result, *n, f"Orientation, {ring}"))
     for name, title in _FIT_PANELS.items():
         if name in maps:
             panels.append(lambda axis, name=name, title=title: _scalar(axis, result, name, title, "cividis"))
@@ -154,14 +161,14 @@ def _centred(axis: Axes, result: StxmResult, name: str, title: str) -> None:
 
 
 def _bar(axis: Axes, image: mpl.cm.ScalarMappable, label: str) -> None:
-    bar = axis.figure.colorbar(image, ax=axis, fraction=0.046, pad=0.03)
+    bar = axis.figure.colorbar(image, cax=axis.inset_axes((1.03, 0, 0.05, 1)))
     bar.set_label(label)
     bar.outline.set_linewidth(0.6)
     bar.formatter.set_powerlimits((-3, 5))
 
 
 def _deflection(axis: Axes, result: StxmResult) -> None:
-    """Direction of the beam's shift as hue, its size as brightness, with the key as a wheel in the corner."""
+    """Direction of the beam's shift as hue, its size as brightness, with a wheel as the key."""
     dx, dy = (result.maps[name].values for name in ("comh", "comv"))
     dx, dy = dx - np.nanmedian(dx), dy - np.nanmedian(dy)
     size, angle = np.hypot(dx, dy), np.arctan2(-dy, dx)
@@ -214,8 +221,8 @@ def _hue(axis: Axes, result: StxmResult, hue: np.ndarray, size: np.ndarray, full
 
 
 def _wheel(axis: Axes, turns: int) -> None:
-    """The key: angle as hue, radius as size; `turns` 2 where directions 180 degrees apart are the same."""
-    key = axis.inset_axes((0.80, 0.78, 0.2, 0.2))
+    """The key beside the panel: angle as hue, radius as size; `turns` 2 where opposite directions are the same."""
+    key = axis.inset_axes((1.03, 0.80, 0.2, 0.2))
     v, u = np.mgrid[1:-1:81j, -1:1:81j]
     radius, angle = np.hypot(u, v), np.arctan2(v, u)
     colours = np.stack([turns * angle / (2 * np.pi) % 1, np.full(u.shape, 0.85), np.clip(radius, 0, 1)], axis=-1)
