@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import trio
 
+from dadafs.identities import ACCESS_ACL, DEFAULT_ACL
 from dadafs.listing import Listing
 from dadafs.node import ChildXattrs, Directory, Node, Xattrs, state_of
 from dadafs.operations import Operations
@@ -23,7 +24,7 @@ from dadafs.wire.messages import Attr
 _OURS = b"user.dadafs."
 #: `ls -l` asks for this on every file of a mount, unless the first one answers "not supported".
 _SELINUX = b"security.selinux"
-_ACLS = {b"system.posix_acl_access", b"system.posix_acl_default"}
+_ACLS = {ACCESS_ACL, DEFAULT_ACL}
 #: A file that was written within this many seconds is said to be growing.
 _GROWING = 60
 #: What an origin without extended attributes answers.
@@ -58,10 +59,18 @@ class Explainer:
         if name.startswith(_OURS):
             return await self._explain(node_id, name.removeprefix(_OURS))
         if name.startswith(b"user.") or name in _ACLS:
-            value = (await self._values(node_id)).get(name)
+            value = await self.origin_value(node_id, name)
             if value is not None:
-                return value
+                return self._mapped(name, value)
         raise OSError(errno.ENODATA, _NO_DATA)
+
+    async def origin_value(self, node_id: int, name: bytes) -> bytes | None:
+        """An attribute as it is in the tree, users and groups in its numbers; None where there is none."""
+        return (await self._values(node_id)).get(name)
+
+    def _mapped(self, name: bytes, value: bytes) -> bytes:
+        mapping = self._operations.session.mapping
+        return value if mapping is None or name not in _ACLS else mapping.acl(value)
 
     def getxattr_known(self, node_id: int, name: bytes) -> bytes | None:
         """`getxattr`, where nothing has to be asked; None where it has. Raises OSError(ENODATA)."""
@@ -78,7 +87,7 @@ class Explainer:
         value = known.values.get(place[1], _NONE).get(name)
         if value is None:
             raise OSError(errno.ENODATA, _NO_DATA)
-        return value
+        return self._mapped(name, value)
 
     async def listxattr(self, node_id: int) -> list[bytes]:
         """The names of the tree's attributes; ours are not listed, or every copy would carry them along."""

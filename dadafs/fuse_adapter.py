@@ -20,15 +20,18 @@ import pyfuse3  # isort: skip
 from dadafs.counters import Counters
 from dadafs.explain import Explainer
 from dadafs.guard import Guard, guarded
+from dadafs.identities import ACCESS_ACL, DEFAULT_ACL, READ, SEARCH, Mapping
 from dadafs.kernel_cache import Told
 from dadafs.kernel_size import kernel_size
 from dadafs.kernel_tuning import CONGESTION_THRESHOLD, MAX_BACKGROUND
 from dadafs.node import ROOT_ID
 from dadafs.operations import Operations
+from dadafs.squash import Squash
 from dadafs.virtual_files import VirtualFiles
 
 log = logging.getLogger(__name__)
 
+ACLS = {ACCESS_ACL, DEFAULT_ACL}
 _IGNORED = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENOTEMPTY}
 
 
@@ -172,7 +175,7 @@ class FuseAdapter(pyfuse3.Operations):
 
     supports_dot_lookup = False
     enable_writeback_cache = False
-    enable_acl = False
+    enable_acl = False  # unless the export has any
 
     def __init__(
         self, operations: Operations, virtual: VirtualFiles, explainer: Explainer, counters: Counters, patience: float
@@ -181,6 +184,8 @@ class FuseAdapter(pyfuse3.Operations):
         self._operations = operations
         self._virtual = virtual
         self._explainer = explainer
+        self._session = operations.session
+        self._squash = Squash(operations, explainer)
         self.guard = Guard(counters, patience=patience, error=pyfuse3.FUSEError, describe=self._describe)
         self._listed = pyfuse3.EntryAttributes()
         logging.getLogger("pyfuse3").addFilter(_AbandonedReplies())
@@ -200,10 +205,17 @@ class FuseAdapter(pyfuse3.Operations):
             return ", ".join(self._operations.name_of(node_id) for node_id, _ in arguments[0][:3])
         return self._operations.name_of(arguments[0]) if call != "statfs" else "/"
 
+    async def _check_root(self, node_id: int, want: int) -> None:
+        """Root is the anonymous user here. Raises OSError(EACCES) where that one has no right to this."""
+        if not self._virtual.owns(node_id):
+            await self.guard.within(self._squash.check(node_id, want))
+
     # --- names and attributes ----------------------------------------------------------------------------------
 
     @guarded("N01")
-    async def lookup(self, parent: int, name: bytes, ctx: object = None) -> pyfuse3.EntryAttributes:
+    async def lookup(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        if self._squash.concerns(ctx.uid, ctx.pid):
+            await self._check_root(parent, SEARCH)
         told = self._operations.lookup_known(parent, name)
         if told is None or parent == ROOT_ID:
             virtual = self._virtual.lookup(parent, name)
@@ -211,14 +223,17 @@ class FuseAdapter(pyfuse3.Operations):
                 return _entry(pyfuse3.EntryAttributes(), virtual)
         if told is None:
             told = await self.guard.within(self._operations.lookup(parent, name))
-        return _entry(pyfuse3.EntryAttributes(), told)
+        return _entry(pyfuse3.EntryAttributes(), told, self._session.mapping)
 
     @guarded("N02")
     async def getattr(self, node_id: int, ctx: object = None) -> pyfuse3.EntryAttributes:
-        told = self._virtual.getattr(node_id) or self._operations.getattr_known(node_id)
+        virtual = self._virtual.getattr(node_id)
+        if virtual is not None:
+            return _entry(pyfuse3.EntryAttributes(), virtual)
+        told = self._operations.getattr_known(node_id)
         if told is None:
             told = await self.guard.within(self._operations.getattr(node_id))
-        entry = _entry(pyfuse3.EntryAttributes(), told)
+        entry = _entry(pyfuse3.EntryAttributes(), told, self._session.mapping)
         if node_id == ROOT_ID and told.fields is not None:
             entry.st_ino = told.fields[1]
         return entry
@@ -234,15 +249,19 @@ class FuseAdapter(pyfuse3.Operations):
     # --- directories -------------------------------------------------------------------------------------------
 
     @guarded("N06")
-    async def opendir(self, node_id: int, ctx: object = None) -> int:
+    async def opendir(self, node_id: int, ctx: pyfuse3.RequestContext) -> int:
         if self._virtual.owns(node_id):
             return self._virtual.opendir(node_id)
+        if self._squash.concerns(ctx.uid, ctx.pid):
+            await self._check_root(node_id, READ)
         return await self.guard.within(self._operations.directories.opendir(node_id))
 
     @guarded("N07")
     async def readdir(self, handle: int, start: int, token: pyfuse3.ReaddirToken) -> None:
+        mapping = self._session.mapping
+
         def emit(name: bytes, told: Told, following: int) -> bool:
-            return bool(pyfuse3.readdir_reply(token, name, _entry(self._listed, told), following))
+            return bool(pyfuse3.readdir_reply(token, name, _entry(self._listed, told, mapping), following))
 
         if self._virtual.is_handle(handle):
             self._virtual.readdir(handle, start, emit)
@@ -257,9 +276,11 @@ class FuseAdapter(pyfuse3.Operations):
     # --- files -------------------------------------------------------------------------------------------------
 
     @guarded("N04")
-    async def open(self, node_id: int, flags: int, ctx: object = None) -> pyfuse3.FileInfo:
+    async def open(self, node_id: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         if self._virtual.owns(node_id):
             return pyfuse3.FileInfo(fh=self._virtual.open(node_id, flags), direct_io=True, keep_cache=False)
+        if self._squash.concerns(ctx.uid, ctx.pid):
+            await self._check_root(node_id, READ)
         opened = self._operations.open_known(node_id, flags)
         if opened is None:
             opened = await self.guard.within(self._operations.open(node_id, flags))
@@ -292,9 +313,11 @@ class FuseAdapter(pyfuse3.Operations):
         return data
 
     @guarded("N09")
-    async def getxattr(self, node_id: int, name: bytes, ctx: object = None) -> bytes:
+    async def getxattr(self, node_id: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         if self._virtual.owns(node_id):
             raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
+        if name not in ACLS and self._squash.concerns(ctx.uid, ctx.pid):  # the kernel decides by the ACLs
+            await self._check_root(node_id, 0)
         value = self._explainer.getxattr_known(node_id, name)
         if value is None:
             return await self.guard.within(self._explainer.getxattr(node_id, name))
@@ -322,7 +345,7 @@ class FuseAdapter(pyfuse3.Operations):
     removexattr = _refuse(errno.EROFS)
 
 
-def _entry(entry: pyfuse3.EntryAttributes, told: Told) -> pyfuse3.EntryAttributes:
+def _entry(entry: pyfuse3.EntryAttributes, told: Told, mapping: Mapping | None = None) -> pyfuse3.EntryAttributes:
     """Fill `entry` with what the kernel is to be told."""
     entry.st_ino = told.id
     entry.entry_timeout = entry.attr_timeout = told.timeout
@@ -343,11 +366,17 @@ def _entry(entry: pyfuse3.EntryAttributes, told: Told) -> pyfuse3.EntryAttribute
             entry.st_mtime_ns,
             entry.st_ctime_ns,
         ) = fields
+        if mapping is not None:
+            entry.st_mode, entry.st_uid, entry.st_gid = mapping.owner(fields[2], fields[4], fields[5])
     return entry
 
 
-def mount(adapter: FuseAdapter, mountpoint: str, options: Iterable[str]) -> None:
-    """Mount; from now on the kernel sends requests. Raises RuntimeError where it cannot."""
+def mount(adapter: FuseAdapter, mountpoint: str, options: Iterable[str], *, acls: bool) -> None:
+    """Mount; from now on the kernel sends requests, and with `acls` decides by POSIX ACLs, too.
+
+    Raises RuntimeError where it cannot.
+    """
+    adapter.enable_acl = acls
     if fuse_session is not None:
         fuse_session.configure(MAX_BACKGROUND, CONGESTION_THRESHOLD)
     pyfuse3.init(adapter, mountpoint, set(options))

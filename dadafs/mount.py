@@ -181,6 +181,7 @@ class MountProcess:
         self._counters = Counters()
         self._kernel: kernel_tuning.KernelSettings | None = None
         self._stopping = False
+        self._acls = False
 
     async def run(self) -> None:
         """Serve until the end. Raises UserError where it cannot begin."""
@@ -188,6 +189,7 @@ class MountProcess:
         async with trio.open_nursery() as nursery:
             session = Session(self._session_options(), self._counters)
             welcome = await session.start(nursery)
+            self._acls = welcome.acls and settings["allow_other"]  # they switch on checks, which are for several users
             cache = RamCache(settings["ram_cache"], fragment_size=welcome.fragment_size, counters=self._counters)
             files = RemoteFiles(session, cache, self._counters)
             reader = Reader(session, cache, self._counters)
@@ -289,7 +291,7 @@ class MountProcess:
         """Mount, say so, and answer requests until the end."""
         mountpoint = self._options.mountpoint
         try:
-            fuse_adapter.mount(adapter, mountpoint, self._options.fuse_options())
+            fuse_adapter.mount(adapter, mountpoint, self._options.fuse_options(), acls=self._acls)
         except RuntimeError:
             raise UserError(
                 f"The kernel refuses to mount on {mountpoint}; the line above says why (`allow_other` for ordinary "

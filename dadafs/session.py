@@ -26,6 +26,7 @@ import trio
 
 from dadafs.checksum import checksum
 from dadafs.counters import Counters
+from dadafs.identities import Mapping
 from dadafs.links import Address, Events, Links, Slot
 from dadafs.policy.lease import NEVER, LeaseClock
 from dadafs.policy.overtaken import Overtaken
@@ -147,6 +148,7 @@ class Session:
         )
         self._overtaken = Overtaken()
         self._welcome: Welcome | None = None
+        self.mapping: Mapping | None = None  # of users and groups; None: they are what they are
         self._on_changes: list[Callable[[Changes | LeasesLost], None]] = []
         self._on_connection: list[Callable[[bool], None]] = []
 
@@ -215,6 +217,7 @@ class Session:
 
     def _up(self, welcome: Welcome) -> None:
         self._welcome = welcome
+        self.mapping = None if welcome.identities is None else Mapping(welcome.identities)
         self.leases.freshness = welcome.freshness_ns / 1e9 or self.options.freshness
         self._links.set_pace(self.leases.keepalive_interval())
         self.leases.connected_again(self._links.generation)

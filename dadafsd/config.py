@@ -12,9 +12,10 @@ from pathlib import Path
 
 from dadafs.errors import ExitCode, UserError
 from dadafs.settings import Kind, Schema, Setting, Settings, existing, load
-from dadafs.wire.messages import BLOCK_SIZE, DEFAULT_FRAGMENT_SIZE
+from dadafs.wire.messages import BLOCK_SIZE, DEFAULT_FRAGMENT_SIZE, Identities
 from dadafsd.export import Export
 from dadafsd.exported import ExportOptions
+from dadafsd.policy.id_maps import parse_map
 from dadafsd.policy.keeping import parse_rules
 from dadafsd.store import TierSettings
 
@@ -43,6 +44,13 @@ _EXPORT = [
     ),
     Setting("freshness_min", Kind.DURATION, 0.0, "mounts that want fresher data get this", minimum=0, live=True),
     Setting("freshness_max", Kind.DURATION, 3600.0, "and those that ask for less fresh this", minimum=0, live=True),
+    Setting("root_squash", Kind.BOOL, False, "root of a node is the anonymous user"),
+    Setting("all_squash", Kind.BOOL, False, "everybody on a node is the anonymous user"),
+    Setting("anonuid", Kind.INT, 65534, "the anonymous user", minimum=1),
+    Setting("anongid", Kind.INT, 65534, "and his group", minimum=1),
+    Setting("uid_map", Kind.LIST, [], "how owners appear on nodes: 1000=5000, 2000-2999=7000"),
+    Setting("gid_map", Kind.LIST, [], "how groups appear on nodes"),
+    Setting("acl", Kind.BOOL, True, "POSIX ACLs of the tree, if it has any, are enforced by the kernels of nodes"),
     Setting("append", Kind.LIST, [], "patterns of files that only grow"),
     Setting("watch", Kind.STR, "auto", "how changes are found", choices=("auto", "inotify", "poll")),
     Setting("watches", Kind.INT, 100_000, "objects watched with inotify at most", minimum=16),
@@ -182,6 +190,8 @@ def export_options(table: Settings) -> ExportOptions:
     except ValueError as error:
         raise UserError(f"The admission of export {name} is wrong: {error}.", ExitCode.USAGE) from None
     return ExportOptions(
+        identities=_identities(table),
+        acl=table["acl"],
         tiers=tuple(table["tiers"]),
         admission=admission,
         freshness=(table["freshness_min"], table["freshness_max"]),
@@ -195,6 +205,18 @@ def export_options(table: Settings) -> ExportOptions:
         watches=table["watches"],
         stats_per_second=table["stats_per_second"],
     )
+
+
+def _identities(table: Settings) -> Identities | None:
+    """How users and groups appear on nodes; None where they are what they are. Raises UserError."""
+    try:
+        uids, gids = (parse_map(table[name]) for name in ("uid_map", "gid_map"))
+    except ValueError as error:
+        raise UserError(f"A map of export {table['name']} is wrong: {error}.", ExitCode.USAGE) from None
+    root, everybody = table["root_squash"], table["all_squash"]
+    if not (root or everybody or uids or gids):
+        return None
+    return Identities(root, everybody, table["anonuid"], table["anongid"], uids, gids)
 
 
 def _is_address(text: str) -> bool:

@@ -96,6 +96,8 @@ class NodeConnection:
             self._head,
             list(exported.options.append_patterns),
             freshness_ns=_granted_ns(exported, attach),
+            identities=exported.options.identities,
+            acls=exported.acls,
         )
         try:
             await self.channel.send(Kind.HANDSHAKE, 0, welcome)

@@ -68,12 +68,14 @@ class Export:
         self.directory = directory
         self._root = _open_root(directory)
         self.remote = _remote_type(self._root.fd)
+        self.has_acls = _has_acls(self._root.fd)
         self._closer = Closer() if self.remote else None
 
     def reopen(self) -> None:
         """Take the directory that is now at the configured path (after a remount)."""
         self._root = _open_root(self.directory)
         self.remote = _remote_type(self._root.fd)
+        self.has_acls = _has_acls(self._root.fd)
 
     def lstat(self, path: bytes) -> tuple[Attr, bytes | None]:
         """Attributes of `path` itself, and the text of a symbolic link."""
@@ -212,6 +214,15 @@ def _read_xattrs(path: str, *, follow_symlinks: bool = True) -> dict[bytes, byte
             raise OSError(errno.E2BIG, f"more than {XATTR_LIMIT} bytes of extended attributes")
         values[os.fsencode(name)] = value
     return values
+
+
+def _has_acls(fd: int) -> bool:
+    """Whether the file system at `fd` knows POSIX ACLs (NFSv4 has others, which the head's account is judged by)."""
+    try:
+        os.getxattr(f"/proc/self/fd/{fd}", "system.posix_acl_access")
+    except OSError as error:
+        return error.errno == errno.ENODATA
+    return True
 
 
 def filesystem_type(place: Path) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 import trio
 
 from dadafs.errors import ExitCode, UserError
-from dadafs.wire.messages import Attr
+from dadafs.wire.messages import Attr, Identities
 from dadafsd.counters import Counters
 from dadafsd.export import Export
 from dadafsd.fragments import Fragments
@@ -23,6 +24,7 @@ from dadafsd.policy.recent import Recent
 from dadafsd.policy.settle import ForeignClock, LocalClock
 from dadafsd.poll_watch import PollWatch
 from dadafsd.store_access import StoreAccess
+from dadafsd.thread_user import become_user, can_become
 from dadafsd.watch import LocalWatch
 
 #: Data whose version is not proven is kept this long at most, in seconds: enough for readers at the same
@@ -41,6 +43,8 @@ class ExportOptions:
     fragment_size: int = 1 << 20
     nodes: tuple[IPv4Network | IPv6Network, ...] = ()
     node_names: tuple[str, ...] = ()  # patterns for names in certificates
+    identities: Identities | None = None  # how users and groups appear on nodes
+    acl: bool = True
     tiers: tuple[str, ...] = ()  # names; none: all
     admission: tuple[Rule, ...] = ()
     freshness: tuple[float, float] = (0.0, 3600.0)  # what a mount may have, in seconds
@@ -89,6 +93,12 @@ class Exported:
         self.fragments.keeping = Keeping(options.admission)
         self.options = options
 
+    @property
+    def acls(self) -> bool:
+        """Whether nodes should ask for POSIX ACLs. Where everybody is one user, they name people who are not there."""
+        squashed = self.options.identities is not None and self.options.identities.all_squash
+        return self.options.acl and self.export.has_acls and not squashed
+
     def freshness(self, wish: float) -> float:
         """The freshness in seconds that a mount gets which asks for `wish`."""
         least, most = self.options.freshness
@@ -115,7 +125,7 @@ def assemble(
     descriptors: int = 4096,
 ) -> Exported:
     """Everything that serves `export`; its background tasks run in `nursery`."""
-    pool = OriginPool(f"export {export.name}", options.slots, options.deadline)
+    pool = OriginPool(f"export {export.name}", options.slots, options.deadline, become=_become(export, options))
     nursery.start_soon(pool.enforce_deadlines)
     files = OpenFiles(export, pool, descriptors)
     clock: Clock = ForeignClock() if export.remote else LocalClock()
@@ -137,6 +147,21 @@ def assemble(
     exported = Exported(export, options, pool, files, fragments, leases, clock, counters, store)
     exported.apply(options)
     return exported
+
+
+def _become(export: Export, options: ExportOptions) -> Callable[[], None] | None:
+    """Where everybody is the anonymous user, so is this head as far as the tree is concerned. Raises UserError."""
+    identities = options.identities
+    if identities is None or not identities.all_squash:
+        return None
+    become = partial(become_user, identities.anonuid, identities.anongid)
+    if not can_become(become):
+        raise UserError(
+            f"Export {export.name} has all_squash, and this head may not become user {identities.anonuid}: "
+            "run it as root, or with CAP_SETUID and CAP_SETGID.",
+            ExitCode.USAGE,
+        )
+    return become
 
 
 def _leases(export: Export, options: ExportOptions, pool: OriginPool, files: OpenFiles, counters: Counters) -> Leases:

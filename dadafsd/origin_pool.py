@@ -55,13 +55,16 @@ class Ticket:
 class OriginPool:
     """At most `slots` calls at a time, prefetch at most half of them.
 
-    Each answers or fails within `deadline` seconds.
+    Each answers or fails within `deadline` seconds. `become` is called once in each thread, before its first call.
     """
 
-    def __init__(self, name: str, slots: int = 16, deadline: float = 15.0) -> None:
+    def __init__(
+        self, name: str, slots: int = 16, deadline: float = 15.0, become: Callable[[], None] | None = None
+    ) -> None:
         self.name = name
         self.deadline = deadline
         self.timeouts = 0
+        self._become = become
         self._slots: Slots[_Job] = Slots(slots, max(1, slots // 2))
         self._jobs: dict[_Job, None] = {}  # every job somebody waits for
         self._work: queue.SimpleQueue[_Job] = queue.SimpleQueue()
@@ -157,9 +160,13 @@ class OriginPool:
 
     def _serve(self) -> None:
         """A worker thread."""
+        failed = outcome.capture(self._become) if self._become is not None else None
         while True:
             job: _Job = self._work.get()
-            job.result = outcome.capture(job.function, *job.args)
+            if isinstance(failed, outcome.Error):  # never work as somebody else than was asked for
+                job.result = failed
+            else:
+                job.result = outcome.capture(job.function, *job.args)
             job.args = ()
             try:
                 self._token.run_sync_soon(self._returned, job)

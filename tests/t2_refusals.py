@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,10 @@ def tree(tmp_path: Path) -> Path:
     return tree
 
 
-def refused(*options: str | Path) -> tuple[int, str]:
+def refused(*options: str | Path, before: Sequence[str] = ()) -> tuple[int, str]:
     """The exit code and the sentence."""
     ended = subprocess.run(
-        [sys.executable, "-m", "dadafsd", "--listen", "127.0.0.1:0", *map(str, options)],
+        [*before, sys.executable, "-m", "dadafsd", "--listen", "127.0.0.1:0", *map(str, options)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -86,6 +87,16 @@ def test_cache_directory(tree: Path, tmp_path: Path) -> None:
     code, text = refused("--export", f"data={tree}", "--cache-dir", tree / "cache")
     assert code == ExitCode.USAGE
     assert "inside export data" in text
+
+
+def test_all_squash_without_the_right_to_become_somebody(tree: Path, tmp_path: Path) -> None:
+    file = tmp_path / "dadafsd.toml"
+    file.write_text(f'[[export]]\nname = "data"\ndirectory = "{tree}"\nall_squash = true\n')
+    without = "-setuid,-setgid"
+    before = ("setpriv", "--bounding-set", without, "--inh-caps", without) if os.geteuid() == 0 else ()
+    code, text = refused("--config", file, before=before)
+    assert code == ExitCode.USAGE
+    assert "CAP_SETUID" in text
 
 
 @pytest.mark.parametrize(

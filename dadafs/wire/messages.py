@@ -115,10 +115,25 @@ class Attach(Message, frozen=True, tag=5):
     lease_ns: int
 
 
+class Identities(msgspec.Struct, frozen=True, array_like=True):
+    """How users and groups of a tree appear on nodes: `uids` and `gids` are ranges (first, last, first on nodes).
+
+    `anonuid` and `anongid`, in the tree's numbers, are whom root (`root_squash`) or everybody (`all_squash`) is.
+    """
+
+    root_squash: bool = False
+    all_squash: bool = False
+    anonuid: int = 65534
+    anongid: int = 65534
+    uids: list[tuple[int, int, int]] = []
+    gids: list[tuple[int, int, int]] = []
+
+
 class Welcome(Message, frozen=True, tag=6):
     """Head to node: the session is open. `boot` changes with every start of the head; handles die with it.
 
-    `freshness_ns` is what the export allows instead of what the node asked for; 0 where it may have that.
+    `freshness_ns` is what the export allows instead of what the node asked for; 0 where it may have that. `acls`:
+    whether files there may have POSIX ACLs, which the node's kernel should ask for.
     """
 
     session: int
@@ -129,6 +144,8 @@ class Welcome(Message, frozen=True, tag=6):
     head: str
     append_patterns: list[str] = []
     freshness_ns: int = 0
+    identities: Identities | None = None
+    acls: bool = False
 
 
 class Refused(Message, frozen=True, tag=7):

@@ -57,6 +57,7 @@ class FakeSession:
 
     def __post_init__(self) -> None:
         self.options = FakeOptions(self.freshness)
+        self.mapping = None  # of users and groups
         self.leases = LeaseClock(self.freshness)
         self.leases.connected_again(1)
         self.generation = 1
