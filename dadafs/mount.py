@@ -317,7 +317,7 @@ class MountProcess:
         found = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
         self._kernel = await trio.to_thread.run_sync(self._tune, found.st_dev, abandon_on_cancel=True)
         device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
-        inner.start_soon(status_socket.serve, status_socket.socket_path(device), report.as_dict)
+        await inner.start(status_socket.serve, status_socket.socket_path(device), report.as_dict)
         log.info("%s is mounted on %s", self._options.target, mountpoint)
         notify("READY=1", f"STATUS={self._options.target} on {mountpoint}")
         self._ready()

@@ -35,8 +35,13 @@ def socket_path(device: str, directory: Path | None = None) -> Path:
     return (directory or runtime_directory()) / f"mount-{device.replace(':', '-')}.sock"
 
 
-async def serve(path: Path, report: Callable[[], dict[str, Any]]) -> None:
-    """Answer on `path` until cancelled."""
+async def serve(
+    path: Path,
+    report: Callable[[], dict[str, Any]],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer on `path` until cancelled; started once it can be asked."""
     _make_way(path)
     listener = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
     ours = 0
@@ -45,6 +50,7 @@ async def serve(path: Path, report: Callable[[], dict[str, Any]]) -> None:
         ours = os.stat(path).st_ino
         os.chmod(path, 0o666)  # statistics are for all
         listener.listen(16)
+        task_status.started()
         async with trio.open_nursery() as nursery:
             while True:
                 peer, _ = await listener.accept()

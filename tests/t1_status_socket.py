@@ -43,3 +43,16 @@ def test_an_old_process_does_not_remove_the_socket_of_the_next_mount(tmp_path: P
 
     trio.run(main)
     assert not path.exists()
+
+
+def test_it_is_started_once_it_can_be_asked(tmp_path: Path) -> None:
+    """`dadafs status` right after `dadafs mount` finds the socket there."""
+    path = tmp_path / "mount-0-42.sock"
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve, path, lambda: {"who": "us"})
+            assert await trio.to_thread.run_sync(answers, path)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
