@@ -1,4 +1,4 @@
-"""The origin answers with errors, or vanishes: programs get an error that says so; afterwards all is well again."""
+"""The origin answers with errors: programs get an error that says so; afterwards all is well again."""
 
 from __future__ import annotations
 
@@ -30,32 +30,8 @@ def test_errors_reach_the_program_and_are_not_remembered(tmp_path: Path, expecte
         wait_until(lambda: _same(mount.mountpoint / "file", source / "file"), "the origin is well again")
 
 
-def test_a_vanished_origin_is_an_error_not_an_empty_tree(tmp_path: Path, expected_log: ExpectedLog) -> None:
-    need_fuse()
-    expected_log.add(r"EIO|origin|not connected|ENOTCONN")
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "file").write_bytes(b"x")
-    with (
-        moody_origin(tmp_path, source) as origin,
-        mounted_tree(tmp_path, origin.path, expected_log, mount_options=("-o", "retry=3s")) as (_, mount),
-    ):
-        origin.vanish()
-        with pytest.raises(OSError, match=r"Input/output error|not connected"):
-            (mount.mountpoint / "never-seen").stat()
-        wait_until(lambda: _listing_fails(mount.mountpoint), "the listing is an error once it is no longer fresh")
-
-
 def _same(one: Path, other: Path) -> bool:
     try:
         return one.read_bytes() == other.read_bytes()
     except OSError:
         return False
-
-
-def _listing_fails(path: Path) -> bool:
-    try:
-        os.listdir(path)
-    except OSError:
-        return True
-    return False
