@@ -12,12 +12,13 @@ MOUNTINFO = Path("/proc/self/mountinfo")
 
 @dataclass(frozen=True)
 class Mount:
-    """One line of mountinfo; `device` is "major:minor"."""
+    """One line of mountinfo; `device` is "major:minor", `options` those of the mount and of its file system."""
 
     device: str
     mountpoint: str
     fstype: str
     source: str
+    options: tuple[str, ...] = ()
 
 
 def mounts(table: Path = MOUNTINFO) -> list[Mount]:
@@ -26,7 +27,16 @@ def mounts(table: Path = MOUNTINFO) -> list[Mount]:
     for line in table.read_text(errors="surrogateescape").splitlines():
         fields = line.split(" ")
         dash = fields.index("-", 6)
-        found.append(Mount(fields[2], _unescape(fields[4]), fields[dash + 1], _unescape(fields[dash + 2])))
+        options = f"{fields[5]},{fields[dash + 3]}" if len(fields) > dash + 3 else fields[5]
+        found.append(
+            Mount(
+                fields[2],
+                _unescape(fields[4]),
+                fields[dash + 1],
+                _unescape(fields[dash + 2]),
+                tuple(options.split(",")),
+            )
+        )
     return found
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dadafs.errors import UserError
 from dadafs.wire.paths import BadPath, check
+from dadafsd import origin_mount
 from dadafsd.exported import Exported
 from dadafsd.jobs import Job, Jobs
 from dadafsd.live import LiveSettings
@@ -308,6 +309,7 @@ def _export_status(exported: Exported, sessions: list[Session]) -> Reply:
         "tiers": [] if exported.store is None else list(exported.store.store.used_by(exported.name)),
         "admission": [f"{rule.pattern}={rule.reads or 'never'}" for rule in exported.options.admission],
         "freshness": list(exported.options.freshness),
+        "mounted": [complaint.text for complaint in origin_mount.complaints(exported, _freshest(exported, sessions))],
         "sessions": sum(session.exported is exported for session in sessions),
         "open_files": len(exported.files),
         "descriptors": exported.files.descriptors,
@@ -321,6 +323,11 @@ def _export_status(exported: Exported, sessions: list[Session]) -> Reply:
         },
         "leases": exported.leases.status(),
     }
+
+
+def _freshest(exported: Exported, sessions: list[Session]) -> float | None:
+    """The shortest freshness that a session of this export has; None where it has none."""
+    return min((session.freshness for session in sessions if session.exported is exported), default=None)
 
 
 def _session_status(session: Session) -> Reply:

@@ -77,6 +77,12 @@ class Export:
         self.remote = _remote_type(self._root.fd)
         self.has_acls = _has_acls(self._root.fd)
 
+    @property
+    def real_path(self) -> str:
+        """Where the root is, without links, as the kernel has it in mind: this asks no file system."""
+        root = self._root
+        return os.readlink(f"/proc/self/fd/{root.fd}")
+
     def lstat(self, path: bytes) -> tuple[Attr, bytes | None]:
         """Attributes of `path` itself, and the text of a symbolic link."""
         held = self.locate(path)

@@ -16,7 +16,7 @@ from dadafs.quantity import format_size
 from dadafs.wire.channel import ChannelClosed
 from dadafs.wire.frame import FrameError
 from dadafs.wire.server import Doorkeeper, TurnedAway, authenticate
-from dadafsd import admin_socket
+from dadafsd import admin_socket, origin_mount
 from dadafsd.admin import Admin
 from dadafsd.config import HeadConfig, open_exports
 from dadafsd.connections import NodeConnection
@@ -127,6 +127,7 @@ class Head:
         for exported in self.exports.values():
             kind = exported.export.remote or "local"
             log.info("export %s: %s (%s)", exported.name, exported.export.directory, kind)
+            origin_mount.say(exported)
         if self.store is None:
             log.info("no cache directory: fragments are kept in %s of memory only", format_size(self.memory.limit))
         print(f"ready on {self.address}", flush=True)
@@ -198,6 +199,7 @@ class Head:
             self.auth = authentication(self.config)
             for exported in self.exports.values():
                 exported.export.reopen()
+                origin_mount.say(exported)
         except (UserError, OSError) as error:
             log.error("reload failed, going on as before: %s", error)
             return

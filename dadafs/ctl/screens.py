@@ -81,6 +81,7 @@ def _parts(status: Reply, counters: Reply) -> list[RenderableType]:
             ("export", "directory", "changes seen by", "origin calls ", "waiting ", "stuck ", "open files "),
             [_export_row(export) for export in status["exports"]],
         ),
+        *_advice(status),
         *_troubles(counters),
     ]
 
@@ -106,6 +107,12 @@ def _export_row(export: Reply) -> tuple[object, ...]:
         stuck.plain,
         export["open_files"],
     )
+
+
+def _advice(status: Reply) -> list[RenderableType]:
+    """What is wrong with the mounts behind the exports, one line each."""
+    lines = [f"export {export['name']}: {text}" for export in status["exports"] for text in export["mounted"]]
+    return [Text(), *(Text(line, style="yellow") for line in lines)] if lines else []
 
 
 def _troubles(counters: Reply) -> list[RenderableType]:
