@@ -15,7 +15,23 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-_REAL = ["sh", "sed", "cat", "cksum", "dirname", "tr", "mkdir", "flock", "mktemp", "tail", "rm", "ln", "cp", "chmod", "id"]
+_REAL = [
+    "sh",
+    "sed",
+    "cat",
+    "cksum",
+    "dirname",
+    "tr",
+    "mkdir",
+    "flock",
+    "mktemp",
+    "tail",
+    "rm",
+    "ln",
+    "cp",
+    "chmod",
+    "id",
+]
 _PYTHON = """#!/bin/sh
 case "$*" in
     *version_info\\ \\<*) exit {too_old} ;;
