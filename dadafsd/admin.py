@@ -6,11 +6,13 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dadafs.errors import UserError
 from dadafs.wire.paths import BadPath, check
 from dadafsd import origin_mount
+from dadafsd.comparing import Comparer
 from dadafsd.exported import Exported
 from dadafsd.jobs import Job, Jobs
 from dadafsd.live import LiveSettings
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 Request = dict[str, Any]
 Reply = dict[str, Any]
 DEFAULT_PIN = 7 * 86400.0
+#: How long `evict` waits for a store that is still looking through its tiers, in seconds.
+SCAN_PATIENCE = 20.0
 
 
 class Admin:
@@ -163,7 +167,8 @@ class Admin:
             if store is not None:
                 for tier, count in (await store.call(store.store.cached, exported.name, (attr.dev, attr.ino))).items():
                     held[tier] = held.get(tier, 0) + count
-        return {"files": files, "size": size, "memory": memory, "tiers": held}
+        complete = store is None or store.scanned
+        return {"files": files, "size": size, "memory": memory, "tiers": held, "complete": complete}
 
     def _in_memory(self, export: str) -> dict[tuple[int, int], int]:
         found: dict[tuple[int, int], int] = {}
@@ -187,12 +192,13 @@ class Admin:
             )
         )
         if store is None:
-            return {"evicted": 0}
+            return {"evicted": 0, "complete": True}
         store.forget_hot()
-        if identities is None:
-            return {"evicted": await store.call(store.store.evict, export, deadline=600.0)}
+        if identities is None:  # goes by what lies on the disk
+            return {"evicted": await store.call(store.store.evict, export, deadline=600.0), "complete": True}
+        complete = await store.wait_scanned(SCAN_PATIENCE)
         counts = [await store.call(store.store.evict, export, identity, deadline=600.0) for identity in identities]
-        return {"evicted": sum(counts)}
+        return {"evicted": sum(counts), "complete": complete}
 
     async def warm(self, request: Request) -> Reply:
         """Read `path` (and below, and what HDF5 files refer to) into the cache: a job."""
@@ -238,16 +244,29 @@ class Admin:
         }
 
     async def verify(self, request: Request) -> Reply:
-        """Check the checksums of a `sample` (0 to 1) of the store: a job; damaged fragments are deleted."""
+        """Check a `sample` (0 to 1) of what is cached: a job; what is wrong is deleted.
+
+        By checksums, or with `against_origin` by reading the files at or below `path` of an export, or of all.
+        """
         store = self._need_store()
         sample = float(request.get("sample", 1.0))
         if not 0 < sample <= 1:
             raise UserError("A sample is above 0 and at most 1.")
+        if not request.get("against_origin"):
+            if "path" in request or "export" in request:
+                raise UserError("Checksums are verified for the whole cache; a path goes with --against-origin.")
+            work = partial(store.verify, sample)
+            return {"job": self._jobs.start("verify", f"{sample:.1%}", work).as_dict()}
+        path = _path(request)
+        named = "export" in request or path
+        exports = [self._exported(request)] if named else list(self._head.exports.values())
 
-        async def work(job: Job) -> None:
-            await store.verify(sample, job)
+        async def compare(job: Job) -> None:
+            for exported in exports:
+                await Comparer(exported, store, job, sample).compare(path)
 
-        return {"job": self._jobs.start("verify", f"{sample:.0%}", work).as_dict()}
+        target = f"{_target(exports[0], path) if named else 'all exports'} ({sample:.1%}) against the origin"
+        return {"job": self._jobs.start("verify", target, compare).as_dict()}
 
     async def cancel(self, request: Request) -> Reply:
         """Stop job `job`."""

@@ -159,6 +159,18 @@ class StoreAccess:
         """A call of the admin's into the store."""
         return await self._admin.run(function, *args, deadline=deadline)
 
+    @property
+    def scanned(self) -> bool:
+        """Whether the tiers have looked through what an earlier life left in them."""
+        return self.store.scanned
+
+    async def wait_scanned(self, patience: float) -> bool:
+        """Wait for that, `patience` seconds at most; whether it is so."""
+        with trio.move_on_after(patience):
+            while not self.scanned:  # noqa: ASYNC110  (a thread scans)
+                await trio.sleep(0.05)
+        return self.scanned
+
     async def pin(self, export: str, path: bytes, until: float, files: set[tuple[int, int]]) -> None:
         """Pin files; later opens below `path` pin theirs."""
         await self.call(self.store.pin, export, path, until, files)

@@ -15,7 +15,9 @@ import h5py
 import pytest
 import trio
 
+from dadafs.checksum import block_checksums
 from dadafs.wire.messages import Read
+from dadafsd.store.record import decode_header, encode_header
 from tests.checklogs import ExpectedLog
 from tests.harness.admin import Socket
 from tests.harness.node import connected
@@ -101,6 +103,7 @@ def test_warm_cached_and_evict(admin: Socket) -> None:
         "size": 2 * MIB,
         "memory": 0,
         "tiers": {"ssd": 0},
+        "complete": True,
     }
     assert admin.ask("cached", path="scan/file1")["tiers"]["ssd"] == 2 * RECORD
     assert admin.ask("evict")["evicted"] > 0
@@ -131,6 +134,56 @@ def test_verify_finds_damage(head: HeadProcess, admin: Socket, expected_log: Exp
     assert job["done"] == 2
     assert len(job["problems"]) == 1
     assert admin.ask("cached", path="scan/file0")["tiers"]["ssd"] == RECORD
+
+
+def cache(admin: Socket, path: str) -> None:
+    """Have all of it on disk."""
+    admin.finished(admin.ask("warm", path=path)["job"])
+    wait_until(lambda: admin.ask("status")["write_queue"]["used"] == 0, "all is written")
+    wait_until(lambda: admin.ask("cached", path=path)["complete"], "the tiers are looked through")
+
+
+def forge(head: HeadProcess, data: bytes) -> None:
+    """Exchange a cached fragment of `data` for other bytes, with checksums that fit: only the origin can tell."""
+    for path in head.cache_dir.glob("fragments/*/*"):
+        record = path.read_bytes()
+        if record[4096:] == data[:MIB]:
+            key, _ = decode_header(record[:4096])
+            other = bytes(len(record) - 4096)
+            path.write_bytes(encode_header(key, block_checksums(other)) + other)
+            return
+    raise AssertionError("no such fragment is cached")
+
+
+def test_verify_against_the_origin(head: HeadProcess, admin: Socket, tree: Path, expected_log: ExpectedLog) -> None:
+    """One fragment is not what the origin has, one file has only an earlier version cached, the others are right."""
+    expected_log.add("is dropped: data damaged")
+    cache(admin, "")
+    forge(head, (tree / "scan" / "file0").read_bytes())
+    (tree / "scan" / "file1").write_bytes(os.urandom(2 * MIB))
+    wait_until(lambda: time.time() > (tree / "scan" / "file1").stat().st_mtime + 0.1, "it was written a while ago")
+    assert admin.finished(admin.ask("verify")["job"])["problems"] == [], "its checksums are in order"
+    job = admin.finished(admin.ask("verify", against_origin=True)["job"])
+    assert job["state"] == "done"
+    assert job["problems"] == ["data:/scan/file0: fragment 0 in ssd is not what is there"]
+    assert re.match(r"5 fragments are .* has, 1 are not .*; 0 files changed .*, of 1 only earlier", job["message"]), job
+    again = admin.finished(admin.ask("verify", path="scan/file0", against_origin=True)["job"])
+    assert (again["done"], again["problems"]) == (1, []), "it was deleted"
+    assert "a path goes with" in admin.try_to("verify", path="scan")["error"]
+
+
+def test_what_is_opened_below_a_pinned_path_is_pinned(head: HeadProcess, admin: Socket, tree: Path) -> None:
+    admin.ask("pin", path="scan", seconds=3600, warm=False)
+    (tree / "scan" / "later").write_bytes(b"x" * MIB)
+
+    async def main() -> None:
+        async with connected(head.port) as node:
+            await node.open(b"raw/data.h5")
+            await node.open(b"scan/later")
+
+    before = admin.ask("pins")["pins"][0]["files"]
+    trio.run(main)
+    wait_until(lambda: admin.ask("pins")["pins"][0]["files"] == before + 1, "the new file is pinned, the other not")
 
 
 def test_settings_live(admin: Socket) -> None:

@@ -113,6 +113,8 @@ def test_verify_finds_a_damaged_fragment(ctl: Ctl, head: HeadProcess, expected_l
         file.write(b"damage")
     assert len(answer(ctl("--json", "verify"))["problems"]) == 1
     assert answer(ctl("--json", "verify"))["problems"] == []
+    text = ctl("verify", "--against-origin", "--sample", "50%", "plain").stdout
+    assert "fragments are what the origin has, 0 are not" in " ".join(text.split())
 
 
 def test_top_jobs_bundle_and_completion(ctl: Ctl, tmp_path: Path) -> None:

@@ -52,7 +52,9 @@ class Context:
         else:
             job = self._follow_with_bar(job)
             for problem in job["problems"]:
-                self.console.print(str(problem))
+                self.console.print(str(problem), markup=False)
+            if job["state"] == "done" and job["message"]:
+                self.console.print(f"{job['message']}.", markup=False)
         if job["state"] not in {"done", "running"}:
             raise UserError(f"{job['kind']} {job['target']} {job['state']}: {job['message'] or 'no reason given'}")
 
@@ -133,7 +135,7 @@ def top(context: Context, interval: str, count: int | None) -> None:
 def cached(context: Context, path: str, export: str | None) -> None:
     """How much of PATH (in the export) each tier holds."""
     reply = context.head.ask("cached", path=path, export=export)
-    context.show(reply, lambda: screens.explain_screen([], reply, path))
+    context.show(reply, lambda: screens.cached_screen(reply, path))
 
 
 @cli.command()
@@ -253,19 +255,24 @@ def pins(context: Context) -> None:
 def evict(context: Context, path: str, export: str | None) -> None:
     """Delete what is cached of PATH."""
     reply = context.head.ask("evict", path=path, export=export)
-    context.show(reply, lambda: f"{reply['evicted']} fragments deleted.")
+    rest = "" if reply["complete"] else f" {screens.INCOMPLETE} Evict again later for the rest."
+    context.show(reply, lambda: f"{reply['evicted']} fragments deleted.{rest}")
 
 
 @cli.command()
-@click.option("--sample", default="100%", show_default=True, help="How much of the cache, e.g. 1%.")
+@click.argument("path", required=False)
+@_export
+@click.option("--sample", default="100%", show_default=True, help="How much of what is cached, e.g. 1%.")
+@click.option("--against-origin", is_flag=True, help="Compare with the bytes of the files, at or below PATH or all.")
 @pass_context
-def verify(context: Context, sample: str) -> None:
-    """Check the checksums of what is cached; damaged fragments are deleted and listed."""
+def verify(context: Context, path: str | None, export: str | None, sample: str, against_origin: bool) -> None:
+    """Check what is cached, by its checksums or against the origin; what is wrong is deleted and listed."""
     try:
         part = float(sample.removesuffix("%")) / (100 if sample.endswith("%") else 1)
     except ValueError:
         raise UserError(f"Write a share like 1% or 0.01, not {sample}.") from None
-    context.follow(context.head.ask("verify", sample=part)["job"])
+    reply = context.head.ask("verify", sample=part, path=path, export=export, against_origin=against_origin)
+    context.follow(reply["job"])
 
 
 @cli.command()

@@ -148,8 +148,12 @@ def top_screen(before: Reply, after: Reply, sessions: Reply, recent: Reply) -> R
     )
 
 
-def explain_screen(reads: Sequence[Reply], cached: Reply, path: str) -> RenderableType:
-    """Why reading a file took as long as it did: where it is cached, and what its latest waits were for."""
+#: Said where the head has not yet looked through what it found on its disks.
+INCOMPLETE = "The cache is still being looked through after its start."
+
+
+def cached_screen(cached: Reply, path: str) -> RenderableType:
+    """How much of a path each tier holds."""
     size = max(int(cached["size"]), 1)
     where = [("memory", cached["memory"]), *cached["tiers"].items()]
     held = table(
@@ -157,6 +161,11 @@ def explain_screen(reads: Sequence[Reply], cached: Reply, path: str) -> Renderab
         [(name, format_size(held), f"{min(held / size, 1):.0%}") for name, held in where],
         f"{path}: {format_size(cached['size'])} in {cached['files']} files",
     )
+    return held if cached["complete"] else Group(held, Text(f"{INCOMPLETE} There may be more than this."))
+
+
+def explain_screen(reads: Sequence[Reply], cached: Reply, path: str) -> RenderableType:
+    """Why reading a file took as long as it did: where it is cached, and what its latest waits were for."""
     by_tier: dict[str, list[float]] = defaultdict(list)
     for read in reads:
         by_tier[read["tier"]].append(read["seconds"])
@@ -166,4 +175,4 @@ def explain_screen(reads: Sequence[Reply], cached: Reply, path: str) -> Renderab
     ]
     title = "its latest reads that had to wait" if rows else "no read of it had to wait lately"
     waits = table(("answered by", "reads ", "mean wait ", "longest "), rows, title)
-    return Group(held, Text(), waits)
+    return Group(cached_screen(cached, path), Text(), waits)

@@ -24,12 +24,13 @@ from dadafs.quantity import format_size
 from dadafsd.store.admission import Admission
 from dadafsd.store.counts import TierCounts
 from dadafsd.store.files import DirectoryInUse, TierFiles
+from dadafsd.store.health import State
 from dadafsd.store.housekeeper import Housekeeper, with_changes
 from dadafsd.store.pins import ClockSteps, Identity, Pin, Pins
 from dadafsd.store.record import FragmentKey, Stored, file_mark
 from dadafsd.store.settings import KIND_RAM, TierSettings
 from dadafsd.store.tier import NO_SPACE, Buffer, Tier
-from dadafsd.store.verify import Verified, verify_tier
+from dadafsd.store.verify import Verified, sound_copy, verify_tier
 
 log = logging.getLogger(__name__)
 _LEAST_FREE = 1024 * 1024
@@ -282,6 +283,22 @@ class FragmentStore:
         chance = random.Random(seed)
         for tier in self._tiers:
             yield from verify_tier(tier, sample, chance)
+
+    def present(self, keys: Iterable[FragmentKey]) -> list[FragmentKey]:
+        """Those of `keys` that some tier has a record of, sound or not."""
+        return [key for key in keys if any(tier.files.has_record(key.digest) for tier in self._tiers)]
+
+    def copies(self, key: FragmentKey) -> dict[str, bytes]:
+        """The sound data that each tier has for `key`, by tier; nothing is counted."""
+        found = {tier.name: sound_copy(tier, key) for tier in self._tiers}
+        return {name: data for name, data in found.items() if data is not None}
+
+    @property
+    def scanned(self) -> bool:
+        """Whether all tiers know what they hold, so that `cached` and `evict` are complete; those that are down count
+        for nothing."""
+        keepers = list(self._keepers.values())
+        return all(keeper.scanned or keeper.tier.state is State.DOWN for keeper in keepers)
 
     def status(self) -> list[TierStatus]:
         """Every tier, in the order of the configuration."""

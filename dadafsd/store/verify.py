@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dadafs.checksum import damaged_blocks
 from dadafsd.store.files import FAN_OUT
-from dadafsd.store.record import DATA_OFFSET, HEADER_SIZE, DamagedRecord, decode_header
+from dadafsd.store.record import DATA_OFFSET, HEADER_SIZE, DamagedRecord, FragmentKey, decode_header
 from dadafsd.store.tier import Tier
 
 
@@ -46,8 +46,22 @@ def _verify(tier: Tier, digest: int) -> Verified | None:
     return Verified(tier.name, name, size, "")
 
 
+def sound_copy(tier: Tier, key: FragmentKey) -> bytes | None:
+    """The data that `tier` has for `key`, not counted as a use; None where it has no sound ones."""
+    try:
+        found, data = _sound(tier, key.digest)
+    except (DamagedRecord, OSError):
+        return None
+    return data if found == key else None
+
+
 def _check(tier: Tier, digest: int) -> int:
     """Bytes of sound data in a record; raises `DamagedRecord` or `OSError`."""
+    return len(_sound(tier, digest)[1])
+
+
+def _sound(tier: Tier, digest: int) -> tuple[FragmentKey, bytes]:
+    """Key and data of a record whose checksums fit; raises `DamagedRecord` or `OSError`."""
     fd = tier.files.open_record(digest)
     try:
         key, checksums = decode_header(os.pread(fd, HEADER_SIZE, 0))
@@ -61,4 +75,4 @@ def _check(tier: Tier, digest: int) -> int:
     damaged = damaged_blocks(data, checksums)
     if damaged:
         raise DamagedRecord(f"{len(damaged)} damaged blocks")
-    return len(data)
+    return key, data
