@@ -17,7 +17,6 @@ from typing import Any, Protocol, TypeVar, cast
 import trio
 
 from dadafs.counters import Counters
-from dadafs.journal import fields
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +102,7 @@ class Guard:
         except Exception:
             what = "?"
         more = f" ({held} more since the last such line)" if held else ""
-        about = fields(site=site, call=call, path=what)
-        log.log(level, "EIO (%s) %s %s: %s%s", site, call, what, cause, more, exc_info=exc_info, extra=about)
+        log.log(level, "EIO (%s) %s %s: %s%s", site, call, what, cause, more, exc_info=exc_info)
 
 
 class Guarded(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import click
 import trio
 
 from dadafs.errors import ExitCode, UserError
-from dadafs.logs import set_up_logging
 from dadafsd.config import HeadConfig, read_config
 from dadafsd.head import Head
 
@@ -33,8 +33,8 @@ def command(files: tuple[Path, ...], exports: tuple[str, ...], show_config: bool
     if show_config:
         print_config(config)
         return
-    standing = {"head": config.name}
-    set_up_logging("dadafsd", config.settings["log_level"], standing=standing, foreground=True, times=False)
+    level = config.settings["log_level"]
+    logging.basicConfig(stream=sys.stderr, level=level, format="%(levelname)s %(name)s: %(message)s")
     try:
         trio.run(Head(config).run)
     except BaseExceptionGroup as group:

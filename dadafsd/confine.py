@@ -15,10 +15,14 @@ import threading
 from contextlib import suppress
 
 _SYS_OPENAT2 = 437  # the same number on every architecture
+_RESOLVE_NO_XDEV = 0x01
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
+_RESOLVE_CACHED = 0x20  # since Linux 5.12
 _RESOLVE = _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS
+#: Below another mount there may be a file system that waits for a server even where names are cached.
+_RESOLVE_AT_ONCE = _RESOLVE | _RESOLVE_CACHED | _RESOLVE_NO_XDEV
 #: openat2 answers EAGAIN when a rename raced with it; more often than this in a row means something else is
 #: wrong.
 _RACES = 16
@@ -87,9 +91,25 @@ def open_beneath(root: int, path: bytes, flags: int) -> int:
     return open_by_walk(root, path, flags)
 
 
-def _openat2(root: int, path: bytes, flags: int) -> int:
-    how = _OpenHow(flags, 0, _RESOLVE)
-    for _ in range(_RACES):
+def open_at_once(root: int, path: bytes, flags: int) -> int:
+    """`open_beneath` from what the kernel has in memory, so that it may be called in the loop.
+
+    Raises `BlockingIOError` where it would have to wait or cannot tell; what else it raises is so. Only for roots on
+    file systems that answer from memory once a name is cached (`dadafsd.filesystem.answers_from_memory`).
+    """
+    if not have_open_at_once:
+        raise BlockingIOError(errno.EAGAIN, "this kernel cannot tell whether it would wait", path)
+    try:
+        return _openat2(root, path or b".", flags | os.O_CLOEXEC, _RESOLVE_AT_ONCE, attempts=1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise BlockingIOError(errno.EAGAIN, error.strerror, path) from None
+
+
+def _openat2(root: int, path: bytes, flags: int, resolve: int = _RESOLVE, attempts: int = _RACES) -> int:
+    how = _OpenHow(flags, 0, resolve)
+    for _ in range(attempts):
         fd: int = _syscall(_SYS_OPENAT2, root, path, ctypes.byref(how), _HOW_SIZE)
         if fd >= 0:
             return fd
@@ -114,11 +134,11 @@ def open_by_walk(root: int, path: bytes, flags: int) -> int:
         os.close(directory)
 
 
-def _probe() -> bool:
+def _probe(resolve: int = _RESOLVE) -> bool:
     """Whether this kernel (and a sandbox around us) lets openat2 through."""
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.close(_openat2(root, b".", os.O_PATH | os.O_CLOEXEC))
+        os.close(_openat2(root, b".", os.O_PATH | os.O_CLOEXEC, resolve))
     except OSError:
         return False
     finally:
@@ -127,3 +147,4 @@ def _probe() -> bool:
 
 
 _have_openat2 = _probe()
+have_open_at_once = _have_openat2 and _probe(_RESOLVE_AT_ONCE)

@@ -9,7 +9,6 @@ from contextlib import suppress
 
 import trio
 
-from dadafs.journal import fields
 from dadafs.wire.channel import Channel, ChannelClosed
 from dadafs.wire.frame import FrameError, Kind
 from dadafs.wire.messages import (
@@ -69,12 +68,7 @@ class NodeConnection:
             session.data_channels.discard(self.channel)
             if self.is_control:
                 self._service.close_session(session)
-                log.info(
-                    "session of %s on %s is over",
-                    session.node,
-                    session.exported.name,
-                    extra=fields(node=session.node, export=session.exported.name),
-                )
+                log.info("session of %s on %s is over", session.node, session.exported.name)
 
     # --- attaching ------------------------------------------------------------------------------------------
 
@@ -153,8 +147,7 @@ class NodeConnection:
             last_seen=trio.current_time(),
         )
         self._service.open_session(session)
-        about = fields(node=session.node, peer=str(session.peer), export=exported.name)
-        log.info("session of %s (%s) on %s", session.node, session.peer, exported.name, extra=about)
+        log.info("session of %s (%s) on %s", session.node, session.peer, exported.name)
         return session
 
     # --- serving --------------------------------------------------------------------------------------------
@@ -184,7 +177,10 @@ class NodeConnection:
                 await self._send(frame.request_id, reply)
                 continue
             holder = object()
-            await self._slots.acquire_on_behalf_of(holder)
+            try:
+                self._slots.acquire_on_behalf_of_nowait(holder)
+            except trio.WouldBlock:
+                await self._slots.acquire_on_behalf_of(holder)
             nursery.start_soon(self._answer, session, frame.request_id, frame.message, holder)
 
     async def _answer(self, session: Session, request_id: int, request: Message, holder: object) -> None:
@@ -203,11 +199,17 @@ class NodeConnection:
         """Send a reply. On the control channel nothing yields between a lease's last check and its place in the queue
         of `_order`; data channels carry no leases, and the channel keeps their frames apart by itself.
         """
-        if self.is_control:
-            async with self._order:
-                await self._transmit(request_id, reply)
-        else:
+        if not self.is_control:
             await self._transmit(request_id, reply)
+            return
+        try:
+            self._order.acquire_nowait()  # without the trip through the scheduler that `acquire` always takes
+        except trio.WouldBlock:
+            await self._order.acquire()
+        try:
+            await self._transmit(request_id, reply)
+        finally:
+            self._order.release()
 
     async def _transmit(self, request_id: int, reply: Reply) -> None:
         if reply.parts:

@@ -1,14 +1,13 @@
 """One export: everything that touches the exported tree, and nothing that writes to it.
 
-Every function here blocks and runs in a thread of `dadafsd.origin_pool`. Paths are bytes below the export's
-root and were checked by `dadafs.wire.paths`; `dadafsd.confine` keeps them inside. Only regular files are
-opened for reading: a FIFO or a device is known by its attributes alone, because opening one has effects of
-its own.
+Every function here blocks and runs in a thread of `dadafsd.origin_pool`, unless it is called with `wait=False`: then
+it answers from what the kernel has in memory or raises `BlockingIOError`, and may run in the loop. Paths are bytes
+below the export's root and were checked by `dadafs.wire.paths`; `dadafsd.confine` keeps them inside. Only regular files
+are opened for reading: a FIFO or a device is known by its attributes alone, because opening one has effects of its own.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
@@ -16,24 +15,13 @@ from operator import attrgetter
 from pathlib import Path
 
 from dadafs.wire.messages import Attr, Item, StatfsReply
-from dadafsd.confine import Closer, Descriptor, open_beneath
+from dadafsd import filesystem
+from dadafsd.confine import Closer, Descriptor, open_at_once, open_beneath
 
 #: All extended attributes of one object together, in bytes; more than this is not carried.
 XATTR_LIMIT = 256 * 1024
 _name = attrgetter("name")
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-_REMOTE = {
-    0x6969: "nfs",
-    0xFF534D42: "cifs",
-    0xFE534D42: "smb2",
-    0x65735546: "fuse",
-    0x0BD00BD0: "lustre",
-    0x19830326: "beegfs",
-    0x00C36400: "ceph",
-    0x01021997: "9p",
-    0x47504653: "gpfs",
-    0x5346414F: "afs",
-}
 
 
 def attributes(found: os.stat_result) -> Attr:
@@ -66,16 +54,14 @@ class Export:
     def __init__(self, name: str, directory: Path) -> None:
         self.name = name
         self.directory = directory
-        self._root = _open_root(directory)
-        self.remote = _remote_type(self._root.fd)
-        self.has_acls = _has_acls(self._root.fd)
+        #: Its threads act as another user than the loop, which must not look for them.
+        self.threads_only = False
+        self._take(_open_root(directory))
         self._closer = Closer() if self.remote else None
 
     def reopen(self) -> None:
         """Take the directory that is now at the configured path (after a remount)."""
-        self._root = _open_root(self.directory)
-        self.remote = _remote_type(self._root.fd)
-        self.has_acls = _has_acls(self._root.fd)
+        self._take(_open_root(self.directory))
 
     @property
     def real_path(self) -> str:
@@ -83,22 +69,31 @@ class Export:
         root = self._root
         return os.readlink(f"/proc/self/fd/{root.fd}")
 
-    def lstat(self, path: bytes) -> tuple[Attr, bytes | None]:
-        """Attributes of `path` itself, and the text of a symbolic link."""
-        held = self.locate(path)
-        found = attributes(os.fstat(held.fd))
-        target = os.readlink(b"", dir_fd=held.fd) if stat.S_ISLNK(found.mode) else None
-        return found, target
+    def _take(self, root: Descriptor) -> None:
+        self._root = root
+        self.remote = filesystem.remote(root.fd)
+        self.has_acls = _has_acls(root.fd)
+        self._from_memory = filesystem.answers_from_memory(root.fd)
 
-    def open_file(self, path: bytes) -> tuple[Descriptor, Attr]:
+    def lstat(self, path: bytes, *, wait: bool = True) -> tuple[Attr, bytes | None]:
+        """Attributes of `path` itself, and the text of a symbolic link."""
+        held = self.locate(path, wait=wait)
+        found = attributes(os.fstat(held.fd))
+        if not stat.S_ISLNK(found.mode):
+            return found, None
+        if not wait:  # the text may be on the disk only
+            raise BlockingIOError
+        return found, os.readlink(b"", dir_fd=held.fd)
+
+    def open_file(self, path: bytes, *, wait: bool = True) -> tuple[Descriptor, Attr]:
         """A regular file, open for reading; `EISDIR`, `ELOOP` (link) or `ENXIO` when it is none."""
-        held = self.locate(path)
+        held = self.locate(path, wait=wait)
         mode = os.fstat(held.fd).st_mode
         if not stat.S_ISREG(mode):
             code = errno.EISDIR if stat.S_ISDIR(mode) else errno.ELOOP if stat.S_ISLNK(mode) else errno.ENXIO
             raise OSError(code, os.strerror(code))
         # The very object that was looked at is opened, not the name again: nothing can slip in between.
-        opened = self._own(_open_quietly(f"/proc/self/fd/{held.fd}", _READ & ~os.O_NOFOLLOW))
+        opened = self._own(_open_quietly(f"/proc/self/fd/{held.fd}", _READ & ~os.O_NOFOLLOW, wait=wait))
         return opened, fstat(opened)
 
     def list_directory(self, path: bytes) -> tuple[Attr, list[Item]]:
@@ -168,10 +163,14 @@ class Export:
             found.f_namemax,
         )
 
-    def locate(self, path: bytes) -> Descriptor:
+    def locate(self, path: bytes, *, wait: bool = True) -> Descriptor:
         """An `O_PATH` descriptor of whatever is at `path`: to look at it, or to put a watch on it."""
         root = self._root
-        return self._own(open_beneath(root.fd, path, os.O_PATH | os.O_NOFOLLOW))
+        if wait:
+            return self._own(open_beneath(root.fd, path, os.O_PATH | os.O_NOFOLLOW))
+        if self.threads_only or not self._from_memory:
+            raise BlockingIOError
+        return self._own(open_at_once(root.fd, path, os.O_PATH | os.O_NOFOLLOW))
 
     def _own(self, fd: int) -> Descriptor:
         return Descriptor(fd, self._closer)
@@ -189,11 +188,13 @@ def _open_root(directory: Path) -> Descriptor:
     return Descriptor(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
-def _open_quietly(path: str, flags: int) -> int:
+def _open_quietly(path: str, flags: int, *, wait: bool) -> int:
     """Open without leaving a trace in the access time, where we may (owner or CAP_FOWNER)."""
     try:
         return os.open(path, flags | os.O_NOATIME)
     except PermissionError:
+        if not wait:  # with a trace each read may have to wait for the journal
+            raise BlockingIOError from None
         return os.open(path, flags)
 
 
@@ -229,15 +230,3 @@ def _has_acls(fd: int) -> bool:
     except OSError as error:
         return error.errno == errno.ENODATA
     return True
-
-
-def filesystem_type(place: Path) -> int:
-    """The magic number of the file system at `place` (statfs(2)); 0 where it does not say."""
-    buffer = (ctypes.c_long * 64)()
-    libc = ctypes.CDLL(None, use_errno=True)
-    return 0 if libc.statfs(os.fsencode(place), buffer) != 0 else buffer[0] & 0xFFFFFFFF
-
-
-def _remote_type(fd: int) -> str | None:
-    """The kind of network (or user-space) file system that `fd` lies on; None for a local one."""
-    return _REMOTE.get(filesystem_type(Path(f"/proc/self/fd/{fd}")))

@@ -125,7 +125,9 @@ def assemble(
     descriptors: int = 4096,
 ) -> Exported:
     """Everything that serves `export`; its background tasks run in `nursery`."""
-    pool = OriginPool(f"export {export.name}", options.slots, options.deadline, become=_become(export, options))
+    become = _become(export, options)
+    export.threads_only = become is not None
+    pool = OriginPool(f"export {export.name}", options.slots, options.deadline, become=become)
     nursery.start_soon(pool.enforce_deadlines)
     files = OpenFiles(export, pool, descriptors)
     clock: Clock = ForeignClock() if export.remote else LocalClock()

@@ -34,6 +34,7 @@ class Watches:
 
     def __init__(self) -> None:
         self._inotify = INotify(nonblocking=True)
+        self._buffer = bytearray(_READ_SIZE)
 
     def fileno(self) -> int:
         return int(self._inotify.fileno())
@@ -56,9 +57,10 @@ class Watches:
         """All events that are there: (watch number, mask, name). Does not wait."""
         while True:
             try:
-                data = os.read(self._inotify.fileno(), _READ_SIZE)
+                length = os.readv(self._inotify.fileno(), [self._buffer])
             except BlockingIOError:
                 return
+            data = bytes(memoryview(self._buffer)[:length])
             offset = 0
             while offset < len(data):
                 number, mask, _, length = _EVENT.unpack_from(data, offset)

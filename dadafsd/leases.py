@@ -33,6 +33,10 @@ class Leases(Protocol):
         """
         ...
 
+    def claim_at_once(self, session: Session, path: bytes, *, own: bool = False) -> Claim | None:
+        """`claim` where no watch has to be placed for it; None where one has to, or this origin is not local."""
+        ...
+
     async def cover(self, paths: Sequence[bytes]) -> bool:
         """Watch these objects themselves, too; False where that is not possible."""
         ...

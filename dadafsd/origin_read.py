@@ -31,17 +31,19 @@ class Piece:
     settled: bool
 
 
-def read_piece(held: Descriptor, version: Version, offset: int, length: int, clock: Clock) -> Piece | Attr:
+def read_piece(
+    held: Descriptor, version: Version, offset: int, length: int, clock: Clock, *, wait: bool = True
+) -> Piece | Attr:
     """`length` bytes at `offset` of the file in state `version`; its attributes where that state is gone.
 
-    Blocking. Raises `OSError` of the origin, `Failure(EIO)` where it gives too few bytes although nothing
-    changed.
+    Blocking, or without `wait` from the page cache alone (`BlockingIOError` where that does not have it). Raises
+    `OSError` of the origin, `Failure(EIO)` where it gives too few bytes although nothing changed.
     """
     before = fstat(held)
     if before.version != version:
         return before
     now_ns = clock.now_ns()
-    data = _read_fully(held.fd, offset, length)
+    data = _read_fully(held.fd, offset, length) if wait else _read_resident(held.fd, offset, length)
     after = fstat(held)
     if after.version != version:
         return after
@@ -49,6 +51,13 @@ def read_piece(held: Descriptor, version: Version, offset: int, length: int, clo
         raise Failure(errno.EIO, Site.ORIGIN_SHORT, f"{len(data)} bytes instead of {length} at {offset}")
     settled = clock.settled(version.mtime_ns, version.ctime_ns, now_ns)
     return Piece(data, block_checksums(data), settled)
+
+
+def _read_resident(fd: int, offset: int, length: int) -> bytes:
+    data = bytearray(length)
+    if os.preadv(fd, [data], offset, os.RWF_NOWAIT) != length:
+        raise BlockingIOError
+    return bytes(data)
 
 
 def _read_fully(fd: int, offset: int, length: int) -> bytes:

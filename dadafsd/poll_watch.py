@@ -78,6 +78,10 @@ class PollWatch:
             self._tell_lost(lost, holders)
         return PollClaim(self.book, session, path)
 
+    def claim_at_once(self, session: Session, path: bytes, *, own: bool = False) -> PollClaim | None:
+        """See `dadafsd.leases.Leases`."""
+        return None
+
     async def cover(self, paths: Sequence[bytes]) -> bool:
         """See `dadafsd.leases.Leases`."""
         return False

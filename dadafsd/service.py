@@ -83,6 +83,12 @@ class Service:
             Resolve: self.resolve,
             Read: self.read,
         }
+        self._at_once: dict[type[Message], Callable[[Session, Any], Reply | None]] = {
+            Stat: self.stat_at_once,
+            Open: self.open_at_once,
+            Release: self.release_at_once,
+            Read: self.read_at_once,
+        }
 
     def open_session(self, session: Session) -> None:
         """A control channel is attached."""
@@ -96,18 +102,21 @@ class Service:
         self.counters.events["sessions_closed"] += 1
 
     def at_hand(self, session: Session, request: Message) -> Reply | None:
-        """The reply to a read that needs no waiting; None where it needs some, or has an error to report."""
-        if type(request) is not Read:
+        """The reply to a request that needs no waiting; None where it needs some, or has an error to report.
+
+        What is here never waits, so that it may run in the loop: it looks at memory, and at what the kernel has of
+        local file systems in memory.
+        """
+        method = self._at_once.get(type(request))
+        if method is None:
             return None
         try:
-            _, want = self._wanted(session, request)
-        except OSError:
+            reply = method(session, request)
+        except (OSError, BadPath):  # BlockingIOError among them
             return None
-        found = session.exported.fragments.at_hand(want)
-        if found is None:
-            return None
-        self.counters.requests[session.exported.name, "Read"] += 1
-        return self._served(session, found, want, request)
+        if reply is not None:
+            self.counters.requests[session.exported.name, type(request).__name__] += 1
+        return reply
 
     async def answer(self, session: Session, request: Message) -> Reply | None:
         """The reply to any request; None where it is answered by a push."""
@@ -144,6 +153,21 @@ class Service:
             claim = await leases.claim(session, path, own=True)
             attr, target = await self._look(session, path)
         return Reply(Entry(attr, target, self._leased(session, claim, path, attr)))
+
+    def stat_at_once(self, session: Session, request: Stat) -> Reply | None:
+        """`stat` where the kernel has the object in memory and its directory is watched."""
+        exported = session.exported
+        path = check(request.path)
+        claim = None
+        if request.lease and (claim := exported.leases.claim_at_once(session, path)) is None:
+            return None
+        try:
+            attr, _ = exported.export.lstat(path, wait=False)
+        except FileNotFoundError:
+            attr = None
+        if claim is not None and attr is not None and needs_own_watch(attr) and not exported.leases.covers(path):
+            return None
+        return Reply(Entry(attr, None, self._leased(session, claim, path, attr)))
 
     async def _look(self, session: Session, path: bytes) -> tuple[Attr | None, bytes | None]:
         exported = session.exported
@@ -221,11 +245,28 @@ class Service:
         found = await exported.pool.run(
             open_and_read, exported.export, path, limit, exported.clock, _in_memory(exported)
         )
-        attr = found[1]
+        return self._open_reply(session, request, claim, found)
+
+    def open_at_once(self, session: Session, request: Open) -> Reply | None:
+        """`open` where the kernel has the file in memory, with its content where the reply carries that."""
+        exported = session.exported
+        path = check(request.path)
+        claim = exported.leases.claim_at_once(session, path)
+        if claim is None:
+            return None
+        limit = INLINE_LIMIT if request.want_inline else 0
+        found = open_and_read(exported.export, path, limit, exported.clock, _in_memory(exported), wait=False)
+        return self._open_reply(session, request, claim, found)
+
+    def _open_reply(
+        self, session: Session, request: Open, claim: Claim | None, found: tuple[Descriptor, Attr, Piece | None]
+    ) -> Reply:
+        path, attr = request.path, found[1]
         if request.expect is not None and (attr.dev, attr.ino) != tuple(request.expect):
             raise Failure(errno.ESTALE, Site.HANDLE_OTHER_FILE)
-        handle, piece = self._attached(session, path, limit, found)
-        return Reply(*_opened(handle, attr, piece, exported.clock, self._leased(session, claim, path, attr)))
+        handle, piece = self._attached(session, path, INLINE_LIMIT if request.want_inline else 0, found)
+        leased = self._leased(session, claim, path, attr)
+        return Reply(*_opened(handle, attr, piece, session.exported.clock, leased))
 
     def _attached(
         self, session: Session, path: bytes, limit: int, found: tuple[Descriptor, Attr, Piece | None]
@@ -271,6 +312,10 @@ class Service:
 
     async def release(self, session: Session, request: Release) -> Reply:
         """The node is done with these handles."""
+        return self.release_at_once(session, request)
+
+    def release_at_once(self, session: Session, request: Release) -> Reply:
+        """The same; there is never anything to wait for."""
         session.release(request.handles[:MAX_RELEASES])
         return Reply(Done())
 
@@ -281,6 +326,12 @@ class Service:
         held = await exported.files.descriptor(file)
         file.attr = await exported.pool.run(fstat, held)
         return Reply(Entry(file.attr))
+
+    def read_at_once(self, session: Session, request: Read) -> Reply | None:
+        """Blocks that are in memory, or in a record whose pages are."""
+        _, want = self._wanted(session, request)
+        found = session.exported.fragments.at_hand(want)
+        return None if found is None else self._served(session, found, want, request)
 
     async def read(self, session: Session, request: Read) -> Reply:
         """Blocks of a fragment, or the news that the file has changed."""
@@ -341,16 +392,23 @@ class Service:
 
 
 def open_and_read(
-    export: Export, path: bytes, limit: int, clock: Clock, in_memory: Callable[[Version], bool]
+    export: Export,
+    path: bytes,
+    limit: int,
+    clock: Clock,
+    in_memory: Callable[[Version], bool],
+    *,
+    wait: bool = True,
 ) -> tuple[Descriptor, Attr, Piece | None]:
     """Open a file and, where it has at most `limit` bytes that memory does not hold, read it in the same call.
 
-    Blocking. `in_memory` is called from this thread and only looks.
+    Blocking, unless told not to `wait` (then it may raise `BlockingIOError`). `in_memory` is called from this thread
+    and only looks.
     """
-    opened, attr = export.open_file(path)
+    opened, attr = export.open_file(path, wait=wait)
     if not 0 < attr.size <= limit or in_memory(attr.version):
         return opened, attr, None
-    piece = read_piece(opened, attr.version, 0, attr.size, clock)
+    piece = read_piece(opened, attr.version, 0, attr.size, clock, wait=wait)
     if isinstance(piece, Attr):
         return opened, piece, None
     return opened, attr, piece

@@ -9,8 +9,6 @@ import os
 from collections import Counter
 from collections.abc import Callable
 
-from dadafs.journal import fields
-
 log = logging.getLogger(__name__)
 
 
@@ -82,5 +80,4 @@ class ErrorLog:
         self._last[site] = (now, self.counts[site])
         more = f" ({unlogged} more of these since the last line)" if unlogged else ""
         where = f"{export}:/{os.fsdecode(path)}"
-        about = fields(site=int(site), export=export, path=path)
-        log.warning("site %d (%s): %r: %s%s", site, site.name.lower(), where, cause, more, extra=about)
+        log.warning("site %d (%s): %r: %s%s", site, site.name.lower(), where, cause, more)

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from dadafs.errors import ExitCode, UserError
 from dadafs.quantity import format_size
+from dadafsd import filesystem
 from dadafsd.config import HeadConfig
-from dadafsd.export import filesystem_type
 from dadafsd.store import FragmentStore, TierSettings
 from dadafsd.store.settings import KIND_RAM
 
 log = logging.getLogger(__name__)
-_IN_MEMORY = {0x01021994, 0x858458F6}  # tmpfs, ramfs
 
 
 def open_store(config: HeadConfig, stack: ExitStack) -> FragmentStore | None:
@@ -33,7 +32,7 @@ def open_store(config: HeadConfig, stack: ExitStack) -> FragmentStore | None:
 def _check_memory(tier: TierSettings) -> None:
     """A RAM tier on a disk would be asked first and answer last. Raises UserError."""
     place = _nearest(tier.directory)
-    if filesystem_type(place) not in _IN_MEMORY:
+    if filesystem.kind(place) not in (filesystem.TMPFS, filesystem.RAMFS):
         raise UserError(
             f"Tier {tier.name} is of kind ram, but {tier.directory} is not in memory: "
             f"mount a tmpfs there (mount -t tmpfs -o size={tier.size},mode=0700 dadafs {tier.directory}).",

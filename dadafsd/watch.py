@@ -77,6 +77,13 @@ class LocalWatch:
             return None
         return LocalClaim(self.book, self.book.claim(session, path, own=own, whole=whole))
 
+    def claim_at_once(self, session: Session, path: bytes, *, own: bool = False) -> LocalClaim | None:
+        """See `dadafsd.leases.Leases`. Events that are there are read first, or they would be pushed as news."""
+        self._read_events()
+        if self.book.missing(path, own=own):
+            return None
+        return LocalClaim(self.book, self.book.claim(session, path, own=own))
+
     async def cover(self, paths: Sequence[bytes]) -> bool:
         """See `dadafsd.leases.Leases`."""
         missing = [path for path in paths if not self.book.covers(path)]
