@@ -70,7 +70,7 @@ def mount_command(
 @cli.command(name="umount")
 @click.argument("mountpoint")
 @click.option("--lazy", is_flag=True, help="Detach it also while it is in use.")
-@click.option("--dead", is_flag=True, help="Only clear away what a killed mount process left behind, if anything.")
+@click.option("--dead", is_flag=True, help="Only clear away what a dead or stuck mount process left, if anything.")
 def umount_command(mountpoint: str, lazy: bool, dead: bool) -> None:
     """Unmount, also what a killed mount process left behind."""
     from dadafs.unmount import clear_away, umount
@@ -79,6 +79,20 @@ def umount_command(mountpoint: str, lazy: bool, dead: bool) -> None:
         clear_away(mountpoint)
     else:
         umount(mountpoint, lazy=lazy)
+
+
+@cli.command(name="abort")
+@click.argument("mountpoint")
+@click.option("--if-stuck", is_flag=True, help="Only where the mount process does not answer.")
+def abort_command(mountpoint: str, if_stuck: bool) -> None:
+    """Cut off a mount process that is stuck: whoever waits for it gets an error.
+
+    A supervised mount comes back by itself; otherwise the path gives errors until it is unmounted or mounted again.
+    """
+    from dadafs.unmount import cut_off
+
+    if cut_off(mountpoint, if_stuck=if_stuck):
+        click.echo(f"The connection of {mountpoint} is aborted.")
 
 
 @cli.command(name="status")

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar, cast
 import trio
 
 from dadafs.counters import Counters
+from dadafs.journal import fields
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,8 @@ class Guard:
         except Exception:
             what = "?"
         more = f" ({held} more since the last such line)" if held else ""
-        log.log(level, "EIO (%s) %s %s: %s%s", site, call, what, cause, more, exc_info=exc_info)
+        about = fields(site=site, call=call, path=what)
+        log.log(level, "EIO (%s) %s %s: %s%s", site, call, what, cause, more, exc_info=exc_info, extra=about)
 
 
 class Guarded(Protocol):

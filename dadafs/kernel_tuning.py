@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from dadafs.fuse_connection import CONNECTIONS, folder
 
 log = logging.getLogger(__name__)
 
 BDI = Path("/sys/class/bdi")
-CONNECTIONS = Path("/sys/fs/fuse/connections")
 READ_AHEAD_KB = 1024
 MAX_BACKGROUND = 64
 CONGESTION_THRESHOLD = 48
@@ -36,9 +36,7 @@ def tune(
 ) -> KernelSettings:
     """Set what may be set for the mount on `device` (its st_dev), and read back what holds. Blocks; never raises."""
     readahead = bdi / f"{os.major(device)}:{os.minor(device)}" / "read_ahead_kb"
-    connection = connections / str(os.minor(device))
-    if connections == CONNECTIONS and not connection.exists():
-        _mount_fusectl()
+    connection = folder(f"{os.major(device)}:{os.minor(device)}", connections)
     refused = []
     for path, value in (
         (readahead, read_ahead_kb),
@@ -56,14 +54,6 @@ def tune(
         _read(connection / "congestion_threshold"),
         tuple(refused),
     )
-
-
-def _mount_fusectl() -> None:
-    """systemd mounts it at boot; a container may not have it."""
-    if os.geteuid() == 0:
-        subprocess.run(
-            ["mount", "-t", "fusectl", "fusectl", str(CONNECTIONS)], check=False, capture_output=True, timeout=10
-        )
 
 
 def _write(path: Path, value: int) -> str | None:

@@ -1,18 +1,15 @@
-"""The life of a mount process: check, connect, mount, serve, unmount; in the foreground or as a daemon."""
+"""The life of a mount process: check, connect, mount, serve, unmount; in the foreground, or under `supervisor.py`."""
 
 from __future__ import annotations
 
 import errno
 import faulthandler
-import json
 import logging
 import os
 import signal
 import stat
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import trio
@@ -21,8 +18,10 @@ from dadafs import fuse_adapter, kernel_tuning, status_socket
 from dadafs.counters import Counters
 from dadafs.errors import ExitCode, UserError
 from dadafs.explain import Explainer
+from dadafs.lifeline import Lifeline
+from dadafs.logs import set_up_logging
 from dadafs.mount_options import MountOptions
-from dadafs.mount_table import FSTYPE, mount_at
+from dadafs.mount_table import FSTYPE, mount_at, mounts
 from dadafs.notify import notify, watchdog_interval
 from dadafs.operations import Operations
 from dadafs.pushes import Pushes
@@ -31,14 +30,16 @@ from dadafs.reader import Reader
 from dadafs.remote_file import RemoteFiles
 from dadafs.report import RecentLog, Report
 from dadafs.session import Session, SessionOptions
+from dadafs.supervisor import mount_in_background
 from dadafs.tree import Tree
-from dadafs.unmount import detach, is_dead
+from dadafs.unmount import DeadMount, detach, is_dead, replace
 from dadafs.virtual_files import VirtualFiles
 
 log = logging.getLogger(__name__)
 
 #: How long SIGTERM waits for users of the mount to leave before it is detached lazily.
 _GRACE = 2.0
+_NOTHING = DeadMount()
 
 
 def mount(options: MountOptions) -> None:
@@ -46,15 +47,19 @@ def mount(options: MountOptions) -> None:
 
     Raises UserError.
     """
-    check_mountpoint(options.mountpoint)
+    left_behind = check_mountpoint(options.mountpoint)
     if options.foreground:
-        run(options, lambda: print(f"mounted on {options.mountpoint}", flush=True))
+        run(options, lambda _: print(f"mounted on {options.mountpoint}", flush=True), replacing=left_behind)
     else:
-        _in_background(options)
+        mount_in_background(options, _serve_supervised, left_behind)
 
 
-def check_mountpoint(mountpoint: str) -> None:
-    """Raise UserError unless one can mount there; a dead mount of ours is cleared away first."""
+def _serve_supervised(options: MountOptions, lifeline: Lifeline, replacing: DeadMount) -> None:
+    run(options, lifeline.serving, lifeline=lifeline, replacing=replacing)
+
+
+def check_mountpoint(mountpoint: str) -> DeadMount:
+    """Raise UserError unless one can mount there; the dead mount of ours that is to be replaced, if any."""
     there = mount_at(mountpoint)
     if there is not None and there.fstype == FSTYPE:
         if not is_dead(there):
@@ -62,8 +67,7 @@ def check_mountpoint(mountpoint: str) -> None:
                 f"{mountpoint} is busy: a dadafs mount is there already; `dadafs umount {mountpoint}` takes it down.",
                 ExitCode.MOUNTPOINT,
             )
-        log.info("clearing away the dead mount on %s", mountpoint)
-        detach(mountpoint, lazy=True)
+        return DeadMount(there.device)
     try:
         found = os.stat(mountpoint)
     except FileNotFoundError:
@@ -74,70 +78,37 @@ def check_mountpoint(mountpoint: str) -> None:
         raise UserError(f"Cannot use the mountpoint {mountpoint}: {problem.strerror}.", ExitCode.MOUNTPOINT) from None
     if not stat.S_ISDIR(found.st_mode):
         raise UserError(f"The mountpoint {mountpoint} is not a directory.", ExitCode.MOUNTPOINT)
-
-
-# --- in the background ------------------------------------------------------------------------------------------
-
-
-def _in_background(options: MountOptions) -> None:
-    """Start the daemon and wait until it serves, or says why not."""
-    receive, send = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(receive)
-        os.setsid()
-        if os.fork() != 0:
-            os._exit(0)
-        _daemon(options, send)
-    os.close(send)
-    os.waitpid(child, 0)
-    with os.fdopen(receive, "rb") as pipe:
-        answer = pipe.read()
-    if not answer:
-        raise UserError("The mount process ended without a word; try again with --foreground.", ExitCode.FAILED)
-    result = json.loads(answer)
-    if result["code"] != ExitCode.OK:
-        raise UserError(result["message"], ExitCode(result["code"]))
-
-
-def _daemon(options: MountOptions, send: int) -> None:
-    """What the daemon does; never returns."""
-
-    def answer(code: int, message: str = "") -> None:
-        nonlocal send
-        if send >= 0:
-            os.write(send, json.dumps({"code": code, "message": message}).encode())
-            os.close(send)
-            send = -1
-
-    code = int(ExitCode.OK)
-    try:
-        os.chdir("/")
-        null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(null, descriptor)
-        run(options, lambda: answer(ExitCode.OK))
-    except UserError as problem:
-        code = int(problem.exit_code)
-        answer(code, str(problem))
-    except BaseException as problem:
-        log.exception("the mount process ends")
-        code = int(ExitCode.FAILED)
-        answer(code, f"The mount process failed: {problem!r}.")
-    finally:
-        os._exit(code)
+    return _NOTHING
 
 
 # --- the process ------------------------------------------------------------------------------------------------
 
 
-def run(options: MountOptions, ready: Callable[[], None]) -> None:
-    """Serve until unmounted or told to stop; call `ready` when the file system answers. Raises UserError."""
+def run(
+    options: MountOptions,
+    ready: Callable[[str], None],
+    *,
+    lifeline: Lifeline | None = None,
+    replacing: DeadMount = _NOTHING,
+) -> None:
+    """Serve until unmounted or told to stop. Raises UserError.
+
+    `ready` is called with the device of the mount ("major:minor") when the file system answers; `lifeline` hears
+    that the loop runs; `replacing` is a dead mount of ours whose place this one takes.
+    """
     recent = RecentLog()
-    set_up_logging(options.settings["log_level"], recent, foreground=options.foreground)
+    logging.getLogger().addHandler(recent)
+    set_up_logging(
+        "dadafs",
+        options.settings["log_level"],
+        standing={"source": str(options.target), "export": options.target.export, "mountpoint": options.mountpoint},
+        foreground=options.foreground,
+        times=True,
+    )
+    faulthandler.enable()  # SIGABRT is what systemd's watchdog sends
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     try:
-        trio.run(MountProcess(options, recent, ready).run)
+        trio.run(MountProcess(options, recent, ready, lifeline or Lifeline(), replacing).run)
     except BaseExceptionGroup as group:
         raise _first(group) from None
 
@@ -151,33 +122,23 @@ def _first(group: BaseExceptionGroup) -> BaseException:
     return problem or group
 
 
-def set_up_logging(level: str, recent: RecentLog, *, foreground: bool) -> None:
-    """Log lines go to stderr in the foreground, to the system's log as a daemon, and to `.dadafs/log` always."""
-    root = logging.getLogger()
-    root.setLevel(level)
-    root.addHandler(recent)
-    if foreground:
-        handler: logging.Handler = logging.StreamHandler(sys.stderr)
-        under_systemd = "JOURNAL_STREAM" in os.environ
-        text = "%(levelname)s %(name)s: %(message)s"
-        handler.setFormatter(logging.Formatter(text if under_systemd else "%(asctime)s " + text))
-        root.addHandler(handler)
-    elif Path("/dev/log").exists():
-        from logging.handlers import SysLogHandler
-
-        with suppress(OSError):
-            handler = SysLogHandler("/dev/log", SysLogHandler.LOG_DAEMON)
-            handler.setFormatter(logging.Formatter("dadafs[%(process)d]: %(levelname)s %(name)s: %(message)s"))
-            root.addHandler(handler)
-
-
 class MountProcess:
     """One mount, from connecting to the end."""
 
-    def __init__(self, options: MountOptions, recent: RecentLog, ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        options: MountOptions,
+        recent: RecentLog,
+        ready: Callable[[str], None],
+        lifeline: Lifeline,
+        replacing: DeadMount,
+    ) -> None:
         self._options = options
         self._recent = recent
         self._ready = ready
+        self._lifeline = lifeline
+        self._replacing = replacing
+        self._device = ""
         self._counters = Counters()
         self._kernel: kernel_tuning.KernelSettings | None = None
         self._stopping = False
@@ -187,6 +148,7 @@ class MountProcess:
         """Serve until the end. Raises UserError where it cannot begin."""
         settings = self._options.settings
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._prove_life)  # at once: the head may keep us waiting
             session = Session(self._session_options(), self._counters)
             welcome = await session.start(nursery)
             self._acls = welcome.acls and settings["allow_other"]  # they switch on checks, which are for several users
@@ -203,7 +165,7 @@ class MountProcess:
             adapter = self._adapter(operations, report)
             reader.start(nursery)
             operations.small_files.start(nursery)
-            for task in (files.run, notices.run, operations.watch, self._watchdog):
+            for task in (files.run, notices.run, operations.watch):
                 nursery.start_soon(task)
             with self._metrics(report):
                 await self._serve(nursery, adapter, report)
@@ -290,6 +252,9 @@ class MountProcess:
     async def _serve(self, nursery: trio.Nursery, adapter: fuse_adapter.FuseAdapter, report: Report) -> None:
         """Mount, say so, and answer requests until the end."""
         mountpoint = self._options.mountpoint
+        if not await trio.to_thread.run_sync(replace, mountpoint, self._replacing):
+            log.info("the dead mount on %s is not there any more; nothing is to be replaced", mountpoint)
+            return
         try:
             fuse_adapter.mount(adapter, mountpoint, self._options.fuse_options(), acls=self._acls)
         except RuntimeError:
@@ -304,6 +269,7 @@ class MountProcess:
                 inner.start_soon(self._handle_signals, inner)
                 inner.start_soon(self._announce, inner, report)
                 await fuse_adapter.serve()
+                self._refuse_to_vanish()
                 unmount = True  # ended in order: unmounted already, or to be unmounted now
                 notify("STOPPING=1")
                 inner.cancel_scope.cancel()
@@ -311,25 +277,34 @@ class MountProcess:
             # After a crash the path must give errors; an empty directory would look as if the data were gone.
             fuse_adapter.close(unmount=unmount)
 
+    def _refuse_to_vanish(self) -> None:
+        """A mount that nobody took down was aborted. Raises UserError."""
+        if not self._stopping and any(each.device == self._device for each in mounts()):
+            raise UserError(
+                f"The kernel's connection of {self._options.mountpoint} was aborted; mount it again.", ExitCode.FAILED
+            )
+
     async def _announce(self, inner: trio.Nursery, report: Report) -> None:
         """Wait until the file system answers, tune the kernel, open the status socket, and tell whoever waits."""
         mountpoint = self._options.mountpoint
         found = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
         self._kernel = await trio.to_thread.run_sync(self._tune, found.st_dev, abandon_on_cancel=True)
-        device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
-        await inner.start(status_socket.serve, status_socket.socket_path(device), report.as_dict)
+        self._device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
+        await inner.start(status_socket.serve, status_socket.socket_path(self._device), report.as_dict)
         log.info("%s is mounted on %s", self._options.target, mountpoint)
         notify("READY=1", f"STATUS={self._options.target} on {mountpoint}")
-        self._ready()
+        self._ready(self._device)
 
     def _tune(self, device: int) -> kernel_tuning.KernelSettings:
         return kernel_tuning.tune(device, read_ahead_kb=self._options.settings["read_ahead"] // 1024)
 
-    async def _watchdog(self) -> None:
-        interval = watchdog_interval()
-        while interval is not None:
+    async def _prove_life(self) -> None:
+        """Tell systemd and the supervisor, as often as they want, that the loop runs."""
+        intervals = [each for each in (watchdog_interval(), self._lifeline.interval) if each is not None]
+        while intervals:
             notify("WATCHDOG=1")
-            await trio.sleep(interval)
+            self._lifeline.alive()
+            await trio.sleep(min(intervals))
 
     async def _handle_signals(self, inner: trio.Nursery) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:

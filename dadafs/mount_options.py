@@ -32,6 +32,7 @@ SCHEMA = Schema(
         Setting("connections", Kind.INT, 3, "connections for data", minimum=1),
         Setting("metrics", Kind.STR, None, "serve Prometheus metrics at HOST:PORT"),
         Setting("read_ahead", Kind.SIZE, 1 << 20, "the kernel's readahead for this mount", minimum=0),
+        Setting("watchdog", Kind.DURATION, 60.0, "replace a mount process that is stuck for so long", minimum=0),
         Setting("log_level", Kind.STR, "INFO", "how much to log", choices=("DEBUG", "INFO", "WARNING", "ERROR")),
     ]
 )

@@ -112,10 +112,14 @@ def answers(path: Path) -> bool:
     return True
 
 
+def places(device: str) -> list[Path]:
+    """Where the socket of the mount on `device` may be: this user's place, and root's."""
+    return [socket_path(device, each) for each in dict.fromkeys((runtime_directory(), Path("/run/dadafs")))]
+
+
 def ask(device: str, command: str = "status", patience: float = _PATIENCE) -> dict[str, Any]:
     """What the mount on `device` answers. Raises UserError where it does not. Blocks no longer than `patience`."""
-    for directory in dict.fromkeys((runtime_directory(), Path("/run/dadafs"))):
-        path = socket_path(device, directory)
+    for path in places(device):
         if path.exists():
             try:
                 return _ask(path, command, patience)

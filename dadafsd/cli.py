@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import click
 import trio
 
 from dadafs.errors import ExitCode, UserError
+from dadafs.logs import set_up_logging
 from dadafsd.config import HeadConfig, read_config
 from dadafsd.head import Head
 
@@ -33,8 +33,8 @@ def command(files: tuple[Path, ...], exports: tuple[str, ...], show_config: bool
     if show_config:
         print_config(config)
         return
-    level = config.settings["log_level"]
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(levelname)s %(name)s: %(message)s")
+    standing = {"head": config.name}
+    set_up_logging("dadafsd", config.settings["log_level"], standing=standing, foreground=True, times=False)
     try:
         trio.run(Head(config).run)
     except BaseExceptionGroup as group:

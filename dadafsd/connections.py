@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import trio
 
+from dadafs.journal import fields
 from dadafs.wire.channel import Channel, ChannelClosed
 from dadafs.wire.frame import FrameError, Kind
 from dadafs.wire.messages import (
@@ -68,7 +69,12 @@ class NodeConnection:
             session.data_channels.discard(self.channel)
             if self.is_control:
                 self._service.close_session(session)
-                log.info("session of %s on %s is over", session.node, session.exported.name)
+                log.info(
+                    "session of %s on %s is over",
+                    session.node,
+                    session.exported.name,
+                    extra=fields(node=session.node, export=session.exported.name),
+                )
 
     # --- attaching ------------------------------------------------------------------------------------------
 
@@ -147,7 +153,8 @@ class NodeConnection:
             last_seen=trio.current_time(),
         )
         self._service.open_session(session)
-        log.info("session of %s (%s) on %s", session.node, session.peer, exported.name)
+        about = fields(node=session.node, peer=str(session.peer), export=exported.name)
+        log.info("session of %s (%s) on %s", session.node, session.peer, exported.name, extra=about)
         return session
 
     # --- serving --------------------------------------------------------------------------------------------

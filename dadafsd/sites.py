@@ -9,6 +9,8 @@ import os
 from collections import Counter
 from collections.abc import Callable
 
+from dadafs.journal import fields
+
 log = logging.getLogger(__name__)
 
 
@@ -80,4 +82,5 @@ class ErrorLog:
         self._last[site] = (now, self.counts[site])
         more = f" ({unlogged} more of these since the last line)" if unlogged else ""
         where = f"{export}:/{os.fsdecode(path)}"
-        log.warning("site %d (%s): %r: %s%s", site, site.name.lower(), where, cause, more)
+        about = fields(site=int(site), export=export, path=path)
+        log.warning("site %d (%s): %r: %s%s", site, site.name.lower(), where, cause, more, extra=about)

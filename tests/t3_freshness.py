@@ -55,14 +55,14 @@ def place(shared: Mounted, request: pytest.FixtureRequest) -> Place:
 
 
 def seen(condition: Callable[[], object], what: str) -> None:
-    wait_until(condition, what, deadline=30)
+    wait_until(condition, what)
 
 
 def known(path: Path, content: bytes) -> None:
     """The mount has seen, listed, and read the file."""
     seen(lambda: path.exists(), f"{path.name} is seen")
     seen(lambda: path.read_bytes() == content, f"{path.name} has its content")
-    assert path.name in os.listdir(path.parent)
+    seen(lambda: path.name in os.listdir(path.parent), f"{path.name} by readdir")
 
 
 def test_new_file_after_a_cached_enoent(place: Place) -> None:
@@ -195,7 +195,7 @@ def test_directory_renamed(place: Place) -> None:
     seen(lambda: not (place.mnt / "before").exists(), "the old name is gone")
     seen(lambda: not (place.mnt / "before" / "deep" / "file").exists(), "the old path is gone")
     assert (place.mnt / "after" / "deep" / "file").read_bytes() == b"content"
-    assert os.listdir(place.mnt) == ["after"]
+    seen(lambda: os.listdir(place.mnt) == ["after"], "the names by readdir")
 
 
 def test_directory_deleted_and_made_again(place: Place) -> None:
@@ -208,7 +208,7 @@ def test_directory_deleted_and_made_again(place: Place) -> None:
     (place.tree / "folder" / "new").write_bytes(b"new")
     seen(lambda: (place.mnt / "folder" / "new").exists(), "what the new directory holds")
     seen(lambda: os.listdir(place.mnt / "folder") == ["new"], "its listing")
-    assert not (place.mnt / "folder" / "old").exists()
+    seen(lambda: not (place.mnt / "folder" / "old").exists(), "what it held is gone")
 
 
 def test_file_becomes_a_directory(place: Place) -> None:
@@ -217,7 +217,7 @@ def test_file_becomes_a_directory(place: Place) -> None:
     os.unlink(place.tree / "thing")
     (place.tree / "thing").mkdir()
     seen(lambda: (place.mnt / "thing").is_dir(), "a directory now")
-    assert os.listdir(place.mnt / "thing") == []
+    seen(lambda: os.listdir(place.mnt / "thing") == [], "an empty one")
 
 
 def test_mode_owner_and_link_count(place: Place) -> None:

@@ -60,7 +60,7 @@ def test_s1_names_are_bytes(served: Mounted) -> None:
         file.write(b"odd")
     odd = os.path.join(os.fsencode(served.mnt), name)
     wait_until(lambda: os.path.exists(odd), "the odd name is seen")
-    assert name in os.listdir(os.fsencode(served.mnt))
+    wait_until(lambda: name in os.listdir(os.fsencode(served.mnt)), "the odd name is listed")
     with open(odd, "rb") as file:
         assert file.read() == b"odd"
     os.unlink(os.path.join(os.fsencode(served.tree), name))

@@ -30,7 +30,11 @@ def test_no_wrong_byte_after_any_kill(tmp_path: Path, expected_log: ExpectedLog)
     expected = {path.name: sha256(path) for path in files}
     head = HeadProcess(tmp_path / "head", {"data": tree})
     mount = MountProcess(
-        tmp_path / "mnt", head.address, "data", tmp_path / "mount.log", options=("--ram-cache", "16MiB")
+        tmp_path / "mnt",
+        head.address,
+        "data",
+        tmp_path / "mount.log",
+        options=("--ram-cache", "16MiB", "-o", "retry=5min"),
     )
     try:
         for _ in range(ROUNDS):

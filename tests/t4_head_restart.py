@@ -32,7 +32,7 @@ def test_readers_go_on_after_kill_and_restart(tmp_path: Path, tree: Path, expect
     need_fuse()
     expected_log.add(_LOST)
     head = HeadProcess(tmp_path / "head", {"data": tree})
-    mount = MountProcess(tmp_path / "mnt", head.address, "data", tmp_path / "mount.log")
+    mount = MountProcess(tmp_path / "mnt", head.address, "data", tmp_path / "mount.log", options=("-o", "retry=5min"))
     try:
         readers = [Reader(mount.mountpoint / "big") for _ in range(3)]
         for _ in range(3):
@@ -55,7 +55,11 @@ def test_open_handle_survives_a_restart_but_never_becomes_another_file(
     expected_log.add(_LOST)
     head = HeadProcess(tmp_path / "head", {"data": tree})
     mount = MountProcess(
-        tmp_path / "mnt", head.address, "data", tmp_path / "mount.log", options=("--ram-cache", "16MiB")
+        tmp_path / "mnt",
+        head.address,
+        "data",
+        tmp_path / "mount.log",
+        options=("--ram-cache", "16MiB", "-o", "retry=5min"),
     )
     try:
         with (mount.mountpoint / "big").open("rb", buffering=0) as file:

@@ -20,7 +20,11 @@ def test_every_reset_is_survived(tmp_path: Path, expected_log: ExpectedLog) -> N
     head = HeadProcess(tmp_path / "head", {"data": tree})
     with proxy_to(head.host, head.port) as proxy:
         mount = MountProcess(
-            tmp_path / "mnt", proxy.address, "data", tmp_path / "mount.log", options=("--ram-cache", "16MiB")
+            tmp_path / "mnt",
+            proxy.address,
+            "data",
+            tmp_path / "mount.log",
+            options=("--ram-cache", "16MiB", "-o", "retry=5min"),
         )
         try:
             for round_, cut_at in enumerate((1, 100, 5_000, 70_000, 700_000, 1_100_000, 3_000_000, 9_000_000)):
