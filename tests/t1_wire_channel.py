@@ -67,9 +67,17 @@ def test_a_payload_in_pieces_is_one_payload() -> None:
     run(test, many)
 
 
-def test_a_file_is_sent_in_segments(tmp_path: Path) -> None:
+def test_a_file_is_sent_in_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kernel: no byte of it passes through this process."""
     data = os.urandom(5 * MIB)
     (tmp_path / "file").write_bytes(data)
+    sendfile, by_kernel = os.sendfile, []
+
+    def counting(out: int, file: int, offset: int, count: int) -> int:
+        by_kernel.append(sendfile(out, file, offset, count))
+        return by_kernel[-1]
+
+    monkeypatch.setattr(os, "sendfile", counting)
 
     async def test() -> None:
         one, other = channel_pair()
@@ -84,6 +92,7 @@ def test_a_file_is_sent_in_segments(tmp_path: Path) -> None:
                 kind, number, message, payload = await take(other)
                 assert (kind, number, message) == (Kind.REPLY, 9, Entry(ATTR))
                 assert payload == b"".join(data[offset : offset + length] for offset, length in segments)
+                assert sum(by_kernel) == len(payload)
                 assert await take(other) == (Kind.REPLY, 10, DONE, b"")
         one.close()
         other.close()
