@@ -15,8 +15,9 @@ from operator import attrgetter
 from pathlib import Path
 
 from dadafs.wire.messages import Attr, Item, StatfsReply
-from dadafsd import filesystem
+from dadafsd import device_ids, filesystem
 from dadafsd.confine import Closer, Descriptor, open_at_once, open_beneath
+from dadafsd.device_ids import device_id
 
 #: All extended attributes of one object together, in bytes; more than this is not carried.
 XATTR_LIMIT = 256 * 1024
@@ -25,9 +26,9 @@ _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def attributes(found: os.stat_result) -> Attr:
-    """The wire's form of a stat result."""
+    """The wire's form of a stat result; the device is a number that outlives a reboot."""
     return Attr(
-        found.st_dev,
+        device_id(found.st_dev),
         found.st_ino,
         found.st_mode,
         found.st_nlink,
@@ -61,6 +62,7 @@ class Export:
 
     def reopen(self) -> None:
         """Take the directory that is now at the configured path (after a remount)."""
+        device_ids.forget()
         self._take(_open_root(self.directory))
 
     @property
@@ -74,6 +76,7 @@ class Export:
         self.remote = filesystem.remote(root.fd)
         self.has_acls = _has_acls(root.fd)
         self._from_memory = filesystem.answers_from_memory(root.fd)
+        device_id(os.fstat(root.fd).st_dev)  # while nobody waits, and as the user that the head was started by
 
     def lstat(self, path: bytes, *, wait: bool = True) -> tuple[Attr, bytes | None]:
         """Attributes of `path` itself, and the text of a symbolic link."""

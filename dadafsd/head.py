@@ -33,7 +33,7 @@ from dadafsd.sessions import Sessions
 from dadafsd.stack_dump import on_usr1, print_tasks
 from dadafsd.store_access import StoreAccess
 from dadafsd.tiers import open_store
-from dadafsd.who_may_come import authentication
+from dadafsd.who_may_come import authentication, say_who_cannot_come
 
 log = logging.getLogger(__name__)
 #: How long a node waits before it reconnects to a head that said goodbye, in seconds.
@@ -66,6 +66,7 @@ class Head:
         """Serve until SIGTERM or SIGINT. Raises UserError where it cannot start."""
         descriptors = raise_descriptor_limit()
         opened = open_exports(self.config)
+        say_who_cannot_come(self.config)
         with ExitStack() as stack:
             store = open_store(self.config, stack)
             async with trio.open_nursery() as nursery:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 
 from dadafs.errors import ExitCode, UserError
 from dadafs.wire.auth import ServerAuth
 from dadafs.wire.keys import load_key_file
 from dadafs.wire.tls import server_context, tls_files
 from dadafsd.config import HeadConfig
+
+log = logging.getLogger(__name__)
 
 
 def authentication(config: HeadConfig) -> ServerAuth:
@@ -27,6 +30,20 @@ def authentication(config: HeadConfig) -> ServerAuth:
             ExitCode.USAGE,
         )
     return ServerAuth(keys, tls, allow_none=everybody, allow_none_on_loopback=not (keys or tls))
+
+
+def say_who_cannot_come(config: HeadConfig) -> None:
+    """Names in a node list are those of certificates: without certificates nobody has one."""
+    if tls_files(config.settings):
+        return
+    for export in config.exports:
+        if export.options.node_names:
+            log.warning(
+                "export %s admits nodes by the names %s, which can never match without certificates: "
+                "set tls_certificate, tls_key and tls_authority, or write addresses.",
+                export.name,
+                ", ".join(export.options.node_names),
+            )
 
 
 def is_loopback(host: str) -> bool:

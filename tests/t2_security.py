@@ -136,10 +136,14 @@ def test_certificates_open_and_their_names_decide(heads: list[HeadProcess], tree
     assert visit(head, with_key(key_file(tmp_path / "key", SECRET)), "all") == "method"
 
 
-def test_a_name_that_a_node_gives_itself_opens_nothing(heads: list[HeadProcess], tree: Path, tmp_path: Path) -> None:
+def test_a_name_that_a_node_gives_itself_opens_nothing(
+    heads: list[HeadProcess], tree: Path, tmp_path: Path, expected_log: ExpectedLog
+) -> None:
+    expected_log.add("can never match without certificates")
     config = f'[[export]]\nname = "data"\ndirectory = "{tree}"\nnodes = ["node", "10.0.0.0/8"]\n'
     head = serve(heads, tmp_path, config)
     assert visit(head, ClientAuth()) == "not-allowed"
+    assert head.text().count("export data admits nodes by the names node, which can never match") == 1
 
 
 def test_some_of_the_tls_settings_are_not_enough() -> None:

@@ -1,0 +1,95 @@
+"""Names of file systems that outlive a reboot, in place of device numbers.
+
+`st_dev` of an NFS mount is the next free number when it is mounted, that of a disk depends on the order in which it was
+found. A cache whose keys held them would be cold after a reboot. A file system is therefore known by, in this order,
+
+1. the server and the file system id that an NFS server gives (/proc/fs/nfsfs/volumes),
+2. its UUID, where udev lists it (/dev/disk/by-uuid),
+3. its `f_fsid`, which ext4, btrfs and ZFS make of a UUID (XFS of the device number, so it needs 2.),
+4. and by its device number where none of these is known.
+
+Two file systems with one name (a copied disk) would share their inode numbers: the second keeps its device number.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from xxhash import xxh3_64_intdigest
+
+from dadafs import mount_table
+
+VOLUMES = Path("/proc/fs/nfsfs/volumes")
+UUIDS = Path("/dev/disk/by-uuid")
+#: No device number is that large.
+_MARK = 1 << 62
+
+_lock = threading.Lock()
+_ids: dict[int, int] = {}
+
+
+def device_id(dev: int) -> int:
+    """The lasting number of the file system that has device number `dev` now. The first call for each may block."""
+    known = _ids.get(dev)
+    if known is not None:
+        return known
+    name = find_name(dev)
+    with _lock:
+        number = dev if name is None else xxh3_64_intdigest(name.encode()) >> 2 | _MARK
+        if number in _ids.values():
+            number = dev
+        return _ids.setdefault(dev, number)
+
+
+def forget() -> None:
+    """Look again from now on: something was mounted anew, and the kernel may have given its number to another."""
+    _ids.clear()
+
+
+def find_name(
+    dev: int, volumes: Path = VOLUMES, uuids: Path = UUIDS, table: Path = mount_table.MOUNTINFO
+) -> str | None:
+    """What stays the same about a file system; None where nothing is known to."""
+    text = f"{os.major(dev)}:{os.minor(dev)}"
+    return _nfs(text, volumes) or _uuid(dev, uuids) or _fsid(dev, text, table)
+
+
+def _nfs(device: str, volumes: Path) -> str | None:
+    try:
+        head, *lines = volumes.read_text().splitlines()
+        columns = head.split()
+        server, number, fsid = (columns.index(name) for name in ("SERVER", "DEV", "FSID"))
+    except (OSError, ValueError):
+        return None
+    for fields in map(str.split, lines):
+        if len(fields) > max(server, number, fsid) and fields[number] == device:
+            return f"nfs {fields[server]} {fields[fsid]}"
+    return None
+
+
+def _uuid(dev: int, uuids: Path) -> str | None:
+    try:
+        names = os.listdir(uuids)
+    except OSError:
+        return None
+    for name in names:
+        try:
+            if os.stat(uuids / name).st_rdev == dev:
+                return f"uuid {name}"
+        except OSError:
+            continue
+    return None
+
+
+def _fsid(dev: int, device: str, table: Path) -> str | None:
+    try:
+        places = [mount.mountpoint for mount in mount_table.mounts(table) if mount.device == device]
+        for place in places:
+            if os.stat(place).st_dev == dev:  # nothing else is mounted over it
+                fsid = os.statvfs(place).f_fsid
+                return f"fsid {fsid:x}" if fsid else None
+    except OSError:
+        pass
+    return None
