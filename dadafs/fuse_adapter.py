@@ -21,6 +21,7 @@ from dadafs.counters import Counters
 from dadafs.explain import Explainer
 from dadafs.guard import Guard, guarded
 from dadafs.identities import ACCESS_ACL, DEFAULT_ACL, READ, SEARCH, Mapping
+from dadafs.in_place import InPlace
 from dadafs.kernel_cache import Told
 from dadafs.kernel_size import kernel_size
 from dadafs.kernel_tuning import CONGESTION_THRESHOLD, MAX_BACKGROUND
@@ -186,6 +187,7 @@ class FuseAdapter(pyfuse3.Operations):
         self._explainer = explainer
         self._session = operations.session
         self._squash = Squash(operations, explainer)
+        self.in_place = InPlace(operations, virtual)
         self.guard = Guard(counters, patience=patience, error=pyfuse3.FUSEError, describe=self._describe)
         self._listed = pyfuse3.EntryAttributes()
         logging.getLogger("pyfuse3").addFilter(_AbandonedReplies())
@@ -379,12 +381,19 @@ def mount(adapter: FuseAdapter, mountpoint: str, options: Iterable[str], *, acls
     adapter.enable_acl = acls
     if fuse_session is not None:
         fuse_session.configure(MAX_BACKGROUND, CONGESTION_THRESHOLD)
+        if hasattr(fuse_session, "answer"):  # it was built from a checkout that has it
+            fuse_session.answer(**adapter.in_place.functions())
     pyfuse3.init(adapter, mountpoint, set(options))
 
 
 def negotiated() -> dict[str, object]:
     """What was agreed with the kernel beyond pyfuse3's own; empty where the compiled part had no say."""
     return dict((fuse_session and fuse_session.negotiated()) or {})
+
+
+def answered_in_place() -> int:
+    """How many requests needed no handler of pyfuse3."""
+    return int(fuse_session.answered()) if fuse_session is not None and hasattr(fuse_session, "answered") else 0
 
 
 async def serve() -> None:

@@ -245,6 +245,7 @@ class MountProcess:
             "read_ahead_kb": kernel.read_ahead_kb,
             "max_background": kernel.max_background,
             "congestion_threshold": kernel.congestion_threshold,
+            "answered_in_place": fuse_adapter.answered_in_place(),
             "parallel_lookups": bool(fuse_adapter.negotiated().get("parallel_dirops", False)),
             "refused": list(kernel.refused),
         }

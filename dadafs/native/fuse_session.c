@@ -8,19 +8,17 @@
  *   waits for a head that is away keeps every other process waiting in D state behind it. libfuse 3.14 (Debian 12,
  *   Ubuntu 24.04) takes the wish and does not pass it on to the kernel, so the flag is also set in the reply itself, on
  *   its way through libfuse's own hook for custom I/O;
- * - max_background and congestion_threshold, which could otherwise be raised by root only, after mounting.
+ * - max_background and congestion_threshold, which could otherwise be raised by root only, after mounting;
+ * - handlers that answer in place what needs no waiting (answers.c).
  *
  * Where pyfuse3 was built against a libfuse whose session constructor has another name, it is simply not called, and
  * `negotiated()` says so by returning None.
  */
-#define PY_SSIZE_T_CLEAN
-#define _GNU_SOURCE
-#include <Python.h>
+#include "answers.h"
 
-#define FUSE_USE_VERSION 30
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
-#include <fuse_lowlevel.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -75,19 +73,31 @@ static ssize_t mending_writev(int fd, struct iovec *iov, int count, void *userda
     return writev(fd, iov, count);
 }
 
-static ssize_t plain_read(int fd, void *buf, size_t len, void *userdata)
+static int unblocked; /* the descriptor that does not block */
+
+/* A request that the loop saw may be gone when it is read, because its caller was killed. A read that blocks then would
+ * stop everything until somebody sends the next one; "interrupted" makes pyfuse3 wait for that as it should. */
+static ssize_t read_if_any(int fd, void *buf, size_t len, void *userdata)
 {
+    ssize_t got;
+
     (void)userdata;
-    return read(fd, buf, len);
+    if (unblocked != fd && fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) == 0)
+        unblocked = fd;
+    got = read(fd, buf, len);
+    if (got < 0 && errno == EAGAIN)
+        errno = EINTR;
+    return got;
 }
 
 typedef int custom_io_fn(struct fuse_session *, const struct custom_io *, int);
 typedef int version_fn(void);
 
-/* Route the session's replies through `mending_writev`; the mount replaces the descriptor given here. */
+/* Route the session's replies through `mending_writev` and its requests through `read_if_any`; the mount replaces the
+ * descriptor given here. */
 static void mend_replies(void *libfuse, struct fuse_session *session)
 {
-    static const struct custom_io io = {mending_writev, plain_read, NULL, NULL};
+    static const struct custom_io io = {mending_writev, read_if_any, NULL, NULL};
     custom_io_fn *set_io;
     version_fn *version;
     int placeholder;
@@ -121,7 +131,9 @@ fuse_session_new(struct fuse_args *args, const struct fuse_lowlevel_ops *op, siz
     memcpy(&mine, op, op_size);
     inner_init = mine.init;
     mine.init = init_with_more;
+    answers_install(&mine);
     memset(&result, 0, sizeof result);
+    unblocked = -1;
     session = real(args, &mine, op_size, userdata);
     mend_replies(libfuse, session);
     return session;
@@ -150,6 +162,10 @@ static PyMethodDef methods[] = {
     {"configure", configure, METH_VARARGS,
      "configure(max_background, congestion_threshold): ask for these at the next mount; 0 leaves libfuse's own."},
     {"negotiated", negotiated, METH_NOARGS, "What the last session asked for, or None where none was negotiated."},
+    {"answer", (PyCFunction)(void (*)(void))answers_set, METH_VARARGS | METH_KEYWORDS,
+     "answer(lookup=, getattr=, open=, read=, release=, forget=): plain functions that answer requests in place, or\n"
+     "return None; those left out are taken back. See answers.c."},
+    {"answered", answers_count, METH_NOARGS, "How many requests were answered in place so far."},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_dadafs_fuse", NULL, -1, methods, NULL, NULL, NULL, NULL};

@@ -1,0 +1,79 @@
+"""Requests answered in place: what the compiled part (`native/answers.c`) asks before pyfuse3's handlers.
+
+Plain functions that return the reply, or None where something has to be waited for, is not there, or is one of the
+virtual files; the guarded handlers of `dadafs.fuse_adapter` then answer. What a function raises is dropped for the same
+reason: the handler meets it again and tells of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dadafs.identities import Mapping
+from dadafs.kernel_cache import Told
+from dadafs.node import ROOT_ID
+from dadafs.operations import Operations
+from dadafs.virtual_files import FOLDER, VirtualFiles
+
+
+class InPlace:
+    """The functions of one mount."""
+
+    def __init__(self, operations: Operations, virtual: VirtualFiles) -> None:
+        self._operations = operations
+        self._virtual = virtual
+        self._session = operations.session
+
+    def functions(self) -> dict[str, Callable[..., object]]:
+        """By the names that the compiled part gives them."""
+        return {name: getattr(self, name) for name in ("lookup", "getattr", "open", "read", "release", "forget")}
+
+    def lookup(self, parent: int, name: bytes) -> Told | None:
+        """What is at `name`; the kernel has one more reference to it where the answer is not None."""
+        mapping = self._session.mapping
+        if (mapping is not None and mapping.squashes_root) or (parent == ROOT_ID and name == FOLDER):
+            return None  # who asks matters, or it is ours
+        told = self._operations.lookup_known(parent, name)
+        return told if mapping is None or told is None else _mapped(told, mapping)
+
+    def getattr(self, node_id: int) -> Told | None:
+        """The attributes of an object; of the root with the inode number that it has on the head."""
+        told = self._operations.getattr_known(node_id)
+        mapping = self._session.mapping
+        if told is not None and mapping is not None:
+            told = _mapped(told, mapping)
+        if node_id == ROOT_ID and told is not None and told.fields is not None:
+            return Told(told.fields[1], told.fields, told.timeout)
+        return told
+
+    def open(self, node_id: int, flags: int) -> tuple[int, bool] | None:
+        """A handle, and whether the kernel's pages are still good."""
+        mapping = self._session.mapping
+        if mapping is not None and mapping.squashes_root:
+            return None
+        return self._operations.open_known(node_id, flags)
+
+    def read(self, handle: int, offset: int, length: int) -> bytes | memoryview | None:
+        """Bytes of an open file."""
+        return None if self._virtual.is_handle(handle) else self._operations.read_known(handle, offset, length)
+
+    def release(self, handle: int) -> bool | None:
+        """The handle is closed."""
+        if self._virtual.is_handle(handle):
+            return None
+        self._operations.release(handle)
+        return True
+
+    def forget(self, node_id: int, count: int) -> bool:
+        """The kernel gives `count` references back."""
+        self._operations.forget([(node_id, count)])
+        return True
+
+
+def _mapped(told: Told, mapping: Mapping) -> Told:
+    """With the owner that the kernel is to see."""
+    fields = told.fields
+    if fields is None:
+        return told
+    mode, uid, gid = mapping.owner(fields[2], fields[4], fields[5])
+    return Told(told.id, (*fields[:2], mode, fields[3], uid, gid, *fields[6:]), told.timeout)

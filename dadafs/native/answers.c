@@ -1,0 +1,305 @@
+/* Requests that can be answered without waiting are answered in place, one after the other.
+ *
+ * Most requests of a busy mount (a look-up that is believed, a read that the RAM cache has) need a few microseconds of
+ * Python. pyfuse3 spends several times that on each: a coroutine, a lock, a task that is woken, and an epoll for the
+ * next request. Here the handlers of the hot requests first call a plain Python function. What it returns is the reply;
+ * where it returns None, or raises, pyfuse3's own handler runs as if nothing had been asked. After a reply given in
+ * place the next request is taken at once where there is one, or comes within some microseconds: a program that reads a
+ * file sends one after the other. After `TURN_NS` at most the loop has its turn.
+ *
+ * Everything happens in the thread of the loop, which holds the interpreter's lock. Where the symbols of libfuse cannot
+ * be found, or pyfuse3 was built in another way, nothing of this is called and everything works as it does without.
+ */
+#include "answers.h"
+
+#include <dlfcn.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdint.h>
+#include <time.h>
+
+#define TURN_NS 1000000  /* requests are answered in a row for so long at most */
+#define WATCH_NS 40000   /* how long the next request is waited for before the loop is asked */
+#define DISCOURAGED 8    /* after so many requests in a row that did not come, it is waited for only now and then */
+#define NOW_AND_THEN 32
+
+enum { LOOKUP, GETATTR, OPEN, READ, RELEASE, FORGET, COUNT };
+static const char *const names[COUNT] = {"lookup", "getattr", "open", "read", "release", "forget"};
+static PyObject *callables[COUNT];
+static struct fuse_lowlevel_ops inner;
+static int in_place;             /* whether the request processed last was answered here */
+static unsigned long long total; /* requests answered here */
+
+/* --- Python's answers ------------------------------------------------------------------------------------------ */
+
+/* A new reference to what the callable says to `arguments`, which is released; NULL where it has nothing to say. */
+static PyObject *ask(int which, PyObject *arguments)
+{
+    PyObject *answer = NULL;
+
+    if (arguments && callables[which])
+        answer = PyObject_CallObject(callables[which], arguments);
+    Py_XDECREF(arguments);
+    if (answer == Py_None)
+        Py_CLEAR(answer);
+    if (PyErr_Occurred())
+        PyErr_Clear(); /* the handler proper meets the same error and tells of it */
+    return answer;
+}
+
+static void answered(void)
+{
+    in_place = 1;
+    total++;
+}
+
+static void set_time(struct timespec *time, long long ns)
+{
+    time->tv_sec = ns / 1000000000;
+    time->tv_nsec = ns % 1000000000;
+    if (time->tv_nsec < 0) {
+        time->tv_sec -= 1;
+        time->tv_nsec += 1000000000;
+    }
+}
+
+/* `Told(id, fields, timeout)` as the kernel wants it; `fields` is None, or (dev, ino, mode, nlink, uid, gid, rdev, size,
+ * blocks, blksize, atime_ns, mtime_ns, ctime_ns). Returns 0, or -1 where it is something else. */
+static int told(PyObject *answer, struct fuse_entry_param *entry)
+{
+    PyObject *fields;
+    long long v[13];
+
+    memset(entry, 0, sizeof *entry);
+    if (!PyTuple_Check(answer) || PyTuple_GET_SIZE(answer) != 3)
+        return -1;
+    entry->ino = entry->attr.st_ino = PyLong_AsUnsignedLongLongMask(PyTuple_GET_ITEM(answer, 0));
+    fields = PyTuple_GET_ITEM(answer, 1);
+    entry->attr_timeout = entry->entry_timeout = PyFloat_AsDouble(PyTuple_GET_ITEM(answer, 2));
+    if (fields != Py_None) {
+        if (!PyTuple_Check(fields) || PyTuple_GET_SIZE(fields) != 13)
+            return -1;
+        for (int i = 0; i < 13; i++)
+            v[i] = (long long)PyLong_AsUnsignedLongLongMask(PyTuple_GET_ITEM(fields, i));
+        entry->attr.st_mode = (mode_t)v[2];
+        entry->attr.st_nlink = (nlink_t)v[3];
+        entry->attr.st_uid = (uid_t)v[4];
+        entry->attr.st_gid = (gid_t)v[5];
+        entry->attr.st_rdev = (dev_t)v[6];
+        entry->attr.st_size = v[7];
+        entry->attr.st_blocks = v[8];
+        entry->attr.st_blksize = (blksize_t)v[9];
+        set_time(&entry->attr.st_atim, v[10]);
+        set_time(&entry->attr.st_mtim, v[11]);
+        set_time(&entry->attr.st_ctim, v[12]);
+    }
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        return -1;
+    }
+    return 0;
+}
+
+/* --- handlers --------------------------------------------------------------------------------------------------- */
+
+static void lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+    PyObject *answer = ask(LOOKUP, Py_BuildValue("(Ky)", (unsigned long long)parent, name));
+    struct fuse_entry_param entry;
+
+    if (answer && told(answer, &entry) == 0) {
+        fuse_reply_entry(req, &entry);
+        answered();
+    } else {
+        inner.lookup(req, parent, name);
+    }
+    Py_XDECREF(answer);
+}
+
+static void getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    PyObject *answer = ask(GETATTR, Py_BuildValue("(K)", (unsigned long long)ino));
+    struct fuse_entry_param entry;
+
+    if (answer && told(answer, &entry) == 0) {
+        fuse_reply_attr(req, &entry.attr, entry.attr_timeout);
+        answered();
+    } else {
+        inner.getattr(req, ino, fi);
+    }
+    Py_XDECREF(answer);
+}
+
+static void open_(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    PyObject *answer = ask(OPEN, Py_BuildValue("(Ki)", (unsigned long long)ino, fi->flags));
+    unsigned long long handle;
+    int keep;
+
+    if (answer && PyTuple_Check(answer) && PyArg_ParseTuple(answer, "Kp", &handle, &keep)) {
+        fi->fh = handle;
+        fi->keep_cache = keep != 0;
+        if (fuse_reply_open(req, fi) == -ENOENT) /* whoever opened it was interrupted and will not close it */
+            Py_XDECREF(ask(RELEASE, Py_BuildValue("(K)", handle)));
+        answered();
+    } else {
+        PyErr_Clear();
+        inner.open(req, ino, fi);
+    }
+    Py_XDECREF(answer);
+}
+
+static void read_(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
+{
+    unsigned long long handle = fi->fh;
+    PyObject *answer = ask(READ, Py_BuildValue("(KLn)", handle, (long long)offset, (Py_ssize_t)size));
+    Py_buffer data;
+
+    if (answer && PyObject_GetBuffer(answer, &data, PyBUF_CONTIG_RO) == 0) {
+        fuse_reply_buf(req, data.buf, (size_t)data.len);
+        PyBuffer_Release(&data);
+        answered();
+    } else {
+        PyErr_Clear();
+        inner.read(req, ino, size, offset, fi);
+    }
+    Py_XDECREF(answer);
+}
+
+static void release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    PyObject *answer = ask(RELEASE, Py_BuildValue("(K)", (unsigned long long)fi->fh));
+
+    if (answer) {
+        fuse_reply_err(req, 0);
+        answered();
+    } else {
+        inner.release(req, ino, fi);
+    }
+    Py_XDECREF(answer);
+}
+
+static void forget(fuse_req_t req, fuse_ino_t ino, uint64_t count)
+{
+    PyObject *answer = ask(FORGET, Py_BuildValue("(KK)", (unsigned long long)ino, (unsigned long long)count));
+
+    if (answer) {
+        fuse_reply_none(req);
+        answered();
+    } else {
+        inner.forget(req, ino, count);
+    }
+    Py_XDECREF(answer);
+}
+
+void answers_install(struct fuse_lowlevel_ops *ops)
+{
+    inner = *ops;
+    ops->lookup = lookup;
+    ops->getattr = getattr;
+    ops->open = open_;
+    ops->read = read_;
+    ops->release = release;
+    ops->forget = forget;
+}
+
+/* --- one request after the other --------------------------------------------------------------------------------- */
+
+static long long now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+/* Whether another processor can be sending the next request while this one waits for it. */
+static int have_company(void)
+{
+    static int known = -1;
+    cpu_set_t mine;
+
+    if (known < 0)
+        known = sched_getaffinity(0, sizeof mine, &mine) != 0 || CPU_COUNT(&mine) > 1;
+    return known;
+}
+
+/* Whether there is another request, now or within `WATCH_NS`. */
+static int another(int fd)
+{
+    static unsigned disappointed; /* so often in a row */
+    struct pollfd waiting = {.fd = fd, .events = POLLIN};
+    long long end;
+
+    if (poll(&waiting, 1, 0) > 0)
+        return (waiting.revents & POLLIN) != 0;
+    if (!have_company())
+        return 0;
+    if (disappointed >= DISCOURAGED && disappointed % NOW_AND_THEN) {
+        disappointed++;
+        return 0;
+    }
+    end = now_ns() + WATCH_NS;
+    do {
+        if (poll(&waiting, 1, 0) > 0) {
+            disappointed = 0;
+            return (waiting.revents & POLLIN) != 0;
+        }
+    } while (now_ns() < end);
+    disappointed++;
+    return 0;
+}
+
+typedef void process_fn(struct fuse_session *, const struct fuse_buf *);
+typedef int receive_fn(struct fuse_session *, struct fuse_buf *);
+
+/* What pyfuse3 calls for each request it has received. */
+__attribute__((visibility("default"))) void
+fuse_session_process_buf(struct fuse_session *session, const struct fuse_buf *request)
+{
+    static struct fuse_buf next;
+    static process_fn *process;
+    static receive_fn *receive;
+    long long end;
+
+    if (!process) {
+        void *libfuse = dlopen("libfuse3.so.3", RTLD_LAZY | RTLD_NOLOAD);
+        *(void **)&receive = dlsym(libfuse, "fuse_session_receive_buf");
+        *(void **)&process = dlsym(libfuse, "fuse_session_process_buf");
+    }
+    in_place = 0;
+    process(session, request);
+    if (!in_place || !receive)
+        return;
+    end = now_ns() + TURN_NS;
+    while (in_place && now_ns() < end && !fuse_session_exited(session) && another(fuse_session_fd(session))) {
+        if (receive(session, &next) <= 0)
+            return; /* interrupted, or the end: pyfuse3 will see it as well */
+        in_place = 0;
+        process(session, &next); /* what is not answered in place is left for pyfuse3 to wait for, so it is the last */
+    }
+}
+
+/* --- the module's functions --------------------------------------------------------------------------------------- */
+
+PyObject *answers_set(PyObject *module, PyObject *arguments, PyObject *keywords)
+{
+    (void)module;
+    if (PyTuple_GET_SIZE(arguments)) {
+        PyErr_SetString(PyExc_TypeError, "answer() takes keyword arguments only");
+        return NULL;
+    }
+    for (int i = 0; i < COUNT; i++) {
+        PyObject *callable = keywords ? PyDict_GetItemString(keywords, names[i]) : NULL;
+        Py_XINCREF(callable);
+        Py_XSETREF(callables[i], callable);
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *answers_count(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(total);
+}
