@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -104,6 +107,22 @@ def status_command(mountpoint: str, as_json: bool) -> None:
     click.echo(json.dumps(report, indent=2) if as_json else render(report), nl=as_json)
 
 
+@cli.command(name="metrics")
+@click.option("--listen", metavar="HOST:PORT", default="127.0.0.1:9108", show_default=True, help="Where to serve them.")
+def metrics_command(listen: str) -> None:
+    """Serve Prometheus metrics of all mounts of this machine, until SIGTERM. The mounts are not touched."""
+    from dadafs.metrics import MetricsServer, all_mounts
+    from dadafs.notify import notify, watchdog_interval
+
+    with stoppable() as stopped:
+        server = MetricsServer(listen, all_mounts)
+        print(f"metrics at port {server.port}", flush=True)
+        notify("READY=1", f"STATUS=Serving metrics at {listen}")
+        while not stopped.wait(watchdog_interval()):
+            notify("WATCHDOG=1")
+        server.close()
+
+
 @cli.command(name="doctor")
 @click.argument("mountpoint")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
@@ -133,6 +152,18 @@ def mount_status(mountpoint: str) -> dict[str, object]:
     if there is None or there.fstype != FSTYPE:
         raise UserError(f"{mountpoint} is not a dadafs mount; `mount -t {FSTYPE}` lists them.", ExitCode.MOUNTPOINT)
     return ask(there.device)
+
+
+@contextmanager
+def stoppable() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set meanwhile."""
+    event = threading.Event()
+    before = {number: signal.signal(number, lambda *_: event.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_command(program: str, command: Callable[[], object]) -> None:

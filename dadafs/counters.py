@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dadafs.histogram import Histogram
+
+#: Where a head finds data.
+TIERS = ("memory", "ssd", "origin")
 
 
 @dataclass(slots=True)
@@ -46,6 +52,8 @@ class Counters:
     silent_heads: int = 0  # connections declared dead because keepalives were not answered
     pushes: int = 0
     leases_lost: int = 0
+    # how long replies with data took, by the head's tier
+    waits: dict[str, Histogram] = field(default_factory=dict)
     # errors by numbered site
     eio_sites: dict[str, int] = field(default_factory=dict)
 
@@ -53,8 +61,13 @@ class Counters:
         """Count one EIO at a numbered site."""
         self.eio_sites[site] = self.eio_sites.get(site, 0) + 1
 
-    def fetched(self, tier: str) -> None:
-        """Count one reply with blocks by the head's tier that they came from."""
+    def fetched(self, tier: str, seconds: float) -> None:
+        """Count one reply with blocks, by the head's tier that they came from and how long it took."""
+        tier = tier if tier in TIERS else "origin"
+        histogram = self.waits.get(tier)
+        if histogram is None:
+            histogram = self.waits[tier] = Histogram()
+        histogram.observe(seconds)
         if tier == "memory":
             self.fetched_memory += 1
         elif tier == "ssd":
@@ -67,8 +80,17 @@ class Counters:
         return {name: getattr(self, name) for name in REPORTED}
 
     def snapshot(self) -> dict[str, int | dict[str, int]]:
-        """All counters by name."""
-        return asdict(self)
+        """All counters by name, without the histograms."""
+        values = asdict(self)
+        del values["waits"]
+        return values
+
+    def waited(self) -> dict[str, dict[str, Any]]:
+        """By the head's tier: how many replies with data there were, `sum` of their seconds, cumulative `buckets`."""
+        return {
+            tier: {"count": sum(each.counts), "sum": each.total, "buckets": dict(each.cumulative())}
+            for tier, each in list(self.waits.items())
+        }
 
 
 #: The counters that travel to the head.

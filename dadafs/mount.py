@@ -219,6 +219,7 @@ class MountProcess:
         report.add("ram_cache", lambda: {"budget_bytes": cache.budget, "used_bytes": cache.used})
         report.add("kernel", self._kernel_report)
         report.add("counters", self._counters.snapshot)
+        report.add("fetch_seconds", self._counters.waited)
         return report
 
     @contextmanager
@@ -230,7 +231,7 @@ class MountProcess:
             return
         from dadafs.metrics import MetricsServer  # ten megabytes that most mounts can do without
 
-        server = MetricsServer(address, report.as_dict)
+        server = MetricsServer(address, lambda: [report.as_dict()])
         log.info("metrics at port %d", server.port)
         try:
             yield

@@ -88,6 +88,8 @@ def _value(name: str, value: Any) -> str:
         return f"{value} ({format_size(value)})"
     if isinstance(value, int | float) and name.endswith("_s"):
         return format_duration(float(value))
+    if isinstance(value, Mapping) and "buckets" in value:
+        return f"{value['count']} times, {1000 * value['sum'] / max(value['count'], 1):.2f} ms on average"
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={each}" for key, each in value.items()) or "none"
     if isinstance(value, list | tuple):

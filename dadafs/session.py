@@ -461,6 +461,7 @@ class Session:
         deadline = self.deadline() if deadline is None else deadline
         generation = self.generation if generation is None else generation
         receiver = _Receiver(sink)
+        asked_at = trio.current_time()
         with trio.move_on_at(deadline):
             while True:
                 slot, channel = await self._data_channel(generation, tried)
@@ -476,7 +477,7 @@ class Session:
                     raise OSError(errno.EIO, f"the head's reply makes no sense: {error}") from None
                 finally:
                     slot.outstanding = max(0, slot.outstanding - len(sink))
-                return self._received(reply, receiver)
+                return self._received(reply, receiver, trio.current_time() - asked_at)
         raise self._no_answer(b"")
 
     async def _data_channel(self, generation: int, tried: set[int] | None) -> tuple[Slot, RequestChannel]:
@@ -501,7 +502,7 @@ class Session:
             else:
                 await self._links.changed()
 
-    def _received(self, reply: Message, receiver: _Receiver) -> Blocks | Changed:
+    def _received(self, reply: Message, receiver: _Receiver, seconds: float) -> Blocks | Changed:
         if isinstance(reply, Changed):
             return reply
         if isinstance(reply, Failed):
@@ -509,7 +510,7 @@ class Session:
         if not isinstance(reply, Blocks):
             raise self._nonsense(reply, b"")
         self.counters.wire_bytes += receiver.length
-        self.counters.fetched(reply.tier)
+        self.counters.fetched(reply.tier, seconds)
         receiver.decode(reply)
         return reply
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,10 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from dadafs import __version__
 from dadafs.errors import ExitCode, UserError
-from dadafsd.counters import Histogram
+from dadafs.histogram import Histogram
+from dadafsd.sites import Site
 from dadafsd.tier_counts import RESULTS, tier_rows
 
 if TYPE_CHECKING:
@@ -24,6 +27,10 @@ _TIER_GAUGES = {
     "fragments": ("dadafsd_tier_fragments", "Fragments in the tier"),
 }
 _TIER_COUNTERS = ("hits", "misses", "bypassed", "damaged", "inserted", "evicted", "evicted_unread", "errors")
+#: What nodes report with their keepalives: how they answered reads, and events.
+_NODE = ("node", "export")
+_NODE_READS = ("hit", "miss", "bypass")
+_NODE_EVENTS = ("late", "wasted", "prefetched", "checksum_errors", "failed_requests")
 _STATES = ("normal", "unstable", "down")
 
 
@@ -35,7 +42,9 @@ class HeadCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Every metric with its present value."""
+        yield _build_info()
         yield from self._served()
+        yield from self._nodes()
         yield from self._events()
         yield from self._exports()
         yield from self._memory()
@@ -55,6 +64,25 @@ class HeadCollector(Collector):
         yield reads
         yield sizes
 
+    def _nodes(self) -> Iterator[Metric]:
+        """What the nodes say of themselves, by node and export; a node that is away is left out."""
+        told: dict[tuple[str, str], Counter[str]] = {}
+        for session in self._head.sessions.all():
+            mount = told.setdefault((session.node, session.exported.name), Counter())
+            mount.update({name: value for name, value in session.report.items() if isinstance(value, int)})
+        reads = CounterMetricFamily("dadafsd_node_reads", "Reads on nodes, as they tell", labels=(*_NODE, "result"))
+        sizes = CounterMetricFamily("dadafsd_node_read_bytes", "Bytes read on nodes", labels=(*_NODE, "result"))
+        wire = CounterMetricFamily("dadafsd_node_wire_bytes", "Bytes that nodes received", labels=_NODE)
+        events = CounterMetricFamily("dadafsd_node_events", "What else nodes count", labels=(*_NODE, "event"))
+        for labels, counts in sorted(told.items()):
+            wire.add_metric(labels, counts["wire_bytes"])
+            for result in _NODE_READS:
+                reads.add_metric((*labels, result), counts[result])
+                sizes.add_metric((*labels, result), counts[f"{result}_bytes"])
+            for event in _NODE_EVENTS:
+                events.add_metric((*labels, event), counts[event])
+        yield from (reads, sizes, wire, events)
+
     def _events(self) -> Iterator[Metric]:
         counters = self._head.counters
         requests = CounterMetricFamily("dadafsd_requests", "Requests received", labels=("export", "request"))
@@ -70,8 +98,10 @@ class HeadCollector(Collector):
         failures = CounterMetricFamily(
             "dadafsd_failures", "Requests that failed, by error site", labels=("site", "name")
         )
-        for site, count in list(self._head.service.errors.counts.items()):
-            failures.add_metric((str(int(site)), site.name.lower()), count)
+        counts = self._head.service.errors.counts
+        for site in Site:  # those that never failed too: a rate needs a sample before the first failure
+            if site is not Site.NONE:
+                failures.add_metric((str(int(site)), site.name.lower()), counts[site])
         yield failures
         yield GaugeMetricFamily("dadafsd_sessions", "Open sessions", value=len(self._head.sessions))
         yield GaugeMetricFamily("dadafsd_start_time_seconds", "When this head started", value=self._head.started_at)
@@ -87,8 +117,9 @@ class HeadCollector(Collector):
             {e.name: e.pool.stuck for e in exports},
         )
         origin = {what: _counter(f"dadafsd_origin_{what}", help_text, "export") for what, help_text in _ORIGIN.items()}
-        for (export, what), count in list(self._head.counters.origin.items()):
-            origin[what].add_metric((export,), count)
+        for what, metric in origin.items():
+            for export in exports:
+                metric.add_metric((export.name,), self._head.counters.origin[export.name, what])
         yield from origin.values()
 
     def _memory(self) -> Iterator[Metric]:
@@ -136,6 +167,12 @@ class HeadCollector(Collector):
         for tier, histogram in list(self._head.counters.waited.items()):
             metric.add_metric((tier,), *_buckets(histogram))
         yield metric
+
+
+def _build_info() -> Metric:
+    info = GaugeMetricFamily("dadafsd_build_info", "1; the label is the version", labels=("version",))
+    info.add_metric((__version__,), 1)
+    return info
 
 
 _ORIGIN = {"reads": "Reads of the origin", "bytes": "Bytes read from the origin", "polls": "Looks for changes"}
