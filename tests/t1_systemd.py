@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -20,18 +21,58 @@ def analyze(*words: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("unit", ["dadafsd.service", "dadafs@.service"])
+ALL = sorted(path.name for path in UNITS.glob("*.service"))
+
+
+def settings(unit: str, name: str) -> list[str]:
+    """The values of one setting of a unit."""
+    lines = (UNITS / unit).read_text().splitlines()
+    return [line.partition("=")[2] for line in lines if line.startswith(name + "=")]
+
+
+def test_there_is_a_unit_for_each_part() -> None:
+    assert ALL == [
+        "dada-scheduler.service",
+        "dada-worker.service",
+        "dadafs-metrics.service",
+        "dadafs@.service",
+        "dadafsd.service",
+    ]
+
+
+@pytest.mark.parametrize("unit", ALL)
 def test_units_are_valid(unit: str, tmp_path: Path) -> None:
-    text = (UNITS / unit).read_text().replace("/usr/local/bin/dadafs", "/bin/true #")
-    text = "\n".join(line.split(" #")[0] for line in text.splitlines())
-    (tmp_path / unit).write_text(text + "\n")
-    assert "dadafs" not in analyze("verify", str(tmp_path / unit)).replace(str(tmp_path), "")
+    text = re.sub(r"/(usr/local|opt/dadafs)/bin/(dadafsd?|dask) ", "/bin/true ", (UNITS / unit).read_text())
+    (tmp_path / unit).write_text(text)
+    said = analyze("verify", str(tmp_path / unit)).replace(str(tmp_path), "")
+    assert not [line for line in said.splitlines() if "dada" in line], said
 
 
-def test_the_head_is_hardened() -> None:
-    """Exposure below 4; the node cannot be: what it mounts must be seen outside its own namespace."""
-    last = analyze("security", "--offline=true", str(UNITS / "dadafsd.service")).strip().splitlines()[-1]
+@pytest.mark.parametrize("unit", ALL)
+def test_units_are_hardened(unit: str) -> None:
+    last = analyze("security", "--offline=true", str(UNITS / unit)).strip().splitlines()[-1]
     assert float(last.split(":")[1].split()[0]) < 4, last
+
+
+def test_the_mount_gets_no_namespace_of_its_own() -> None:
+    """What the node mounts must be seen by all; each of these would hide it (systemd.exec(5))."""
+    for name in ("ProtectSystem", "ProtectHome", "PrivateTmp", "PrivateDevices", "PrivateMounts", "ProtectProc",
+                 "ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs", "ProtectControlGroups",
+                 "ReadWritePaths", "ReadOnlyPaths", "InaccessiblePaths", "MountFlags", "DynamicUser"):  # fmt: skip
+        assert settings("dadafs@.service", name) == [], name
+
+
+@pytest.mark.parametrize("unit", ["dadafsd.service", "dadafs@.service", "dadafs-metrics.service"])
+def test_systemd_learns_when_a_service_is_ready_and_that_it_lives(unit: str) -> None:
+    assert settings(unit, "Type") == ["notify"]
+    assert settings(unit, "WatchdogSec") != []
+    assert settings(unit, "Restart") == ["always"]
+
+
+@pytest.mark.parametrize("unit", ALL)
+def test_under_memory_pressure_data_stays_and_analysis_goes(unit: str) -> None:
+    (adjustment,) = settings(unit, "OOMScoreAdjust")
+    assert (int(adjustment) < 0) == (unit in {"dadafsd.service", "dadafs@.service"})
 
 
 def test_the_example_configuration_is_accepted(tmp_path: Path) -> None:
