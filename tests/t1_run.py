@@ -119,6 +119,12 @@ def test_usage(tmp_path: Path) -> None:
         ]
 
 
+def test_the_readme_opens_with_the_two_commands() -> None:
+    title, first, *_ = (REPOSITORY / "README.md").read_text().split("\n\n")
+    assert title == "# dadafs"
+    assert [line.split("#")[0].strip() for line in first.splitlines()] == ["./run demo", "./run test"]
+
+
 @pytest.mark.parametrize("user", [0, 1000])
 def test_no_python(tmp_path: Path, user: int) -> None:
     assert "Python 3.11 or newer is needed" in sentence(Machine(tmp_path, user=user, too_old=True).run("hello"))

@@ -119,6 +119,25 @@ def test_the_detector_of_an_eiger_4m() -> None:
     assert gaps[0, 1030:1040].all()
 
 
+def test_the_beamstop_and_its_holder_take_the_light(tmp_path: Path) -> None:
+    """Pixels that nothing marks as bad, and that see nothing although the beam is there."""
+    detector = parse_detector("230x240", "uint16", 1)
+    frames = read_all(simulate(tmp_path, Simulation((3, 3), counts=3.0, detector="230x240")))
+    row, column = (round(position) for position in detector.beam_centre)
+    good = detector.pixel_mask == 0
+    inside = np.zeros(good.shape, bool)
+    inside[row - 2 : row + 3, column - 2 : column + 3] = True
+    inside[row:, column] = True
+    assert frames[:, inside & good].sum() == 0
+    around = np.hypot(*np.ogrid[-row : 240 - row, -column : 230 - column]) < 3 * detector.beamstop_radius
+    assert frames[:, around & detector.sensitive].mean() > 20 * frames[:, detector.sensitive].mean()
+
+
+def test_what_is_simulated_unless_something_else_is_asked_for() -> None:
+    default = Simulation((2, 2))
+    assert (default.detector, default.dtype, default.counts, default.seed) == ("eiger4m", "uint16", 0.05, 1)
+
+
 def test_a_live_scan_grows_while_it_is_written(tmp_path: Path) -> None:
     counts: list[int] = []
 
