@@ -38,13 +38,13 @@ class DataChanged(DataError):
 
 
 class Interrupted(UserError):
-    """Ctrl-C; `done` of `total` patches are finished and in the store."""
+    """Ctrl-C; `done` of `total` frames are finished and in the store."""
 
     exit_code = ExitCode.INTERRUPTED
 
     def __init__(self, done: int, total: int, kept: bool) -> None:
         what = "they are in the store: give the same command again to go on" if kept else "nothing was kept"
-        super().__init__(f"interrupted after {done} of {total} patches; {what}")
+        super().__init__(f"interrupted after {done} of {total} frames; {what}")
         self.done = done
         self.total = total
         self.kept = kept

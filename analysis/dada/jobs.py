@@ -185,7 +185,7 @@ def _compute(state: _Run, work: Iterable[tuple[Patch, tuple[Part, ...]]], team: 
     except KeyboardInterrupt:
         _keep_what_is_done(state, running, team)
         progress = state.progress
-        raise Interrupted(progress.patches_done, progress.patches, state.store is not None) from None
+        raise Interrupted(progress.done, progress.frames, state.store is not None) from None
 
 
 def _keep_what_is_done(state: _Run, running: dict[Any, tuple[Patch, tuple[Part, ...]]], team: Workers) -> None:
