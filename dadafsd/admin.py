@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from dadafs.errors import UserError
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 Request = dict[str, Any]
 Reply = dict[str, Any]
 DEFAULT_PIN = 7 * 86400.0
+#: Names of files that are told of each session: those opened last.
+LATEST = 5
 #: How long `evict` waits for a store that is still looking through its tiers, in seconds.
 SCAN_PATIENCE = 20.0
 
@@ -156,6 +159,7 @@ class Admin:
     async def cached(self, request: Request) -> Reply:
         """How much of the files at or below `path` each tier holds, in bytes."""
         exported, path = self._exported(request), _path(request)
+        await _must_exist(exported, path)
         store = self._head.store
         files = size = memory = 0
         held: dict[str, int] = {}
@@ -203,6 +207,7 @@ class Admin:
     async def warm(self, request: Request) -> Reply:
         """Read `path` (and below, and what HDF5 files refer to) into the cache: a job."""
         exported, path = self._exported(request), _path(request)
+        await _must_exist(exported, path)
         follow, links = float(request.get("follow", 0)), bool(request.get("links", True))
 
         async def work(job: Job) -> None:
@@ -213,6 +218,7 @@ class Admin:
     async def pin(self, request: Request) -> Reply:
         """Keep what is cached of `path` from being evicted for `seconds`; warms it first unless `warm` is false."""
         exported, path, store = self._exported(request), _path(request), self._need_store()
+        await _must_exist(exported, path)
         until = time.time() + float(request.get("seconds", DEFAULT_PIN))
         files = await _identities(exported, path)
         await store.pin(exported.name, path, until, files)
@@ -296,6 +302,14 @@ class Admin:
         return self._head.store
 
 
+async def _must_exist(exported: Exported, path: bytes) -> None:
+    """Raises UserError where nothing is there."""
+    try:
+        await exported.pool.run(exported.export.lstat, path)
+    except FileNotFoundError:
+        raise UserError(f"{_target(exported, path)} does not exist.") from None
+
+
 async def _identities(exported: Exported, path: bytes) -> set[tuple[int, int]]:
     """Device and inode of every file at or below `path`."""
     found = set()
@@ -357,6 +371,7 @@ def _session_status(session: Session) -> Reply:
         "export": session.exported.name,
         "opened_at": session.opened_at,
         "handles": len(session.handles),
+        "reading": [os.fsdecode(file.path) for file in islice(reversed(session.handles.values()), LATEST)],
         "freshness": session.freshness,
         "lease": session.lease,
         "report": session.report,

@@ -74,7 +74,7 @@ class Jobs:
             if job.scope.cancelled_caught:
                 job.state = "cancelled"
         except (OSError, UserError) as error:
-            job.state, job.message = "failed", str(error)
+            job.state, job.message = "failed", _sentence(error)
         except Exception as error:
             log.exception("job %d (%s %s) failed", job.id, job.kind, job.target)
             job.state, job.message = "failed", repr(error)
@@ -91,3 +91,8 @@ class Jobs:
     def all(self) -> list[Job]:
         """Every job that is remembered, oldest first."""
         return list(self._jobs.values())
+
+
+def _sentence(error: Exception) -> str:
+    """An error for a person: an OSError without its number."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -13,6 +13,7 @@ from collections import OrderedDict
 
 from dadafs.wire.messages import Attr, Version
 from dadafsd.confine import Descriptor
+from dadafsd.counters import ScanTally
 from dadafsd.export import Export
 from dadafsd.origin_pool import OriginPool
 from dadafsd.sites import Failure, Site
@@ -24,13 +25,14 @@ RESERVE = 512
 class OpenFile:
     """One file of one export that at least one handle refers to."""
 
-    __slots__ = ("attr", "descriptor", "identity", "path", "users")
+    __slots__ = ("attr", "descriptor", "identity", "path", "scan", "users")
 
     def __init__(self, path: bytes, attr: Attr) -> None:
         self.path = path
         self.attr = attr  # as last seen
         self.identity = (attr.dev, attr.ino)
         self.descriptor: Descriptor | None = None
+        self.scan: ScanTally | None = None  # what is counted for the scan that it belongs to
         self.users = 0
 
     @property

@@ -48,10 +48,12 @@ class RecentReads:
         self._reads.append(SlowRead(at, node, export, path, fragment, tier, size, seconds, prefetch))
 
     def select(self, export: str | None, path: bytes | None, limit: int) -> list[SlowRead]:
-        """The latest reads, newest first, of one export or file where given."""
+        """The latest reads, newest first, of one export, and of files at or below a path, where given."""
+        below = path + b"/" if path else None
         chosen = (
             read
             for read in reversed(self._reads)
-            if (export is None or read.export == export) and (path is None or read.path == path)
+            if (export is None or read.export == export)
+            and (below is None or read.path == path or read.path.startswith(below))
         )
         return [read for read, _ in zip(chosen, range(limit), strict=False)]

@@ -280,6 +280,7 @@ class Service:
         elif 0 < attr.size <= limit:
             piece = fragments.memory.get(_first_fragment(exported, attr.version), trio.current_time())
         file = exported.files.attach(path, opened, attr)
+        file.scan = self.counters.scan(exported.name, path)
         handle = self.sessions.new_handle(session, file)
         fragments.opened(path, file.identity)
         return handle, piece
@@ -329,9 +330,9 @@ class Service:
 
     def read_at_once(self, session: Session, request: Read) -> Reply | None:
         """Blocks that are in memory, or in a record whose pages are."""
-        _, want = self._wanted(session, request)
+        file, want = self._wanted(session, request)
         found = session.exported.fragments.at_hand(want)
-        return None if found is None else self._served(session, found, want, request)
+        return None if found is None else self._served(session, found, want, request, file)
 
     async def read(self, session: Session, request: Read) -> Reply:
         """Blocks of a fragment, or the news that the file has changed."""
@@ -341,9 +342,12 @@ class Service:
         if isinstance(found, Attr):
             self.counters.events["changed"] += 1
             return Reply(Changed(found))
-        reply = self._served(session, found, want, request)
+        reply = self._served(session, found, want, request, file)
         seconds = trio.current_time() - begun
-        self.counters.wait(found.tier, seconds)
+        self.counters.wait(session.exported.name, session.node, found.tier, seconds)
+        if file.scan is not None:
+            file.scan.waits += 1
+            file.scan.seconds += seconds
         self.recent.note(
             session.node,
             session.exported.name,
@@ -373,9 +377,13 @@ class Service:
         )
         return file, want
 
-    def _served(self, session: Session, found: Found, want: Wanted, request: Read) -> Reply:
+    def _served(self, session: Session, found: Found, want: Wanted, request: Read, file: OpenFile) -> Reply:
         reply = blocks_reply(found, want, request.known)
-        self.counters.serve(session.exported.name, session.node, found.tier, reply.size)
+        size = reply.size
+        self.counters.serve(session.exported.name, session.node, found.tier, size)
+        if file.scan is not None:
+            file.scan.reads += 1
+            file.scan.bytes += size
         return reply
 
     # --- leases ---------------------------------------------------------------------------------------------

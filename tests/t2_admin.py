@@ -210,7 +210,7 @@ def test_mistakes_are_answered(admin: Socket) -> None:
     assert "JSON object" in admin.send(b"[1]")["error"]
     assert "no command" in admin.try_to("explode")["error"]
     assert "no export 'other'" in admin.try_to("cached", export="other", path="x")["error"]
-    assert "No such file" in admin.try_to("cached", path="missing")["error"]
+    assert "data:/missing does not exist" in admin.try_to("cached", path="missing")["error"]
     assert "Not a path" in admin.try_to("cached", path="../etc")["error"]
     assert "no job 99" in admin.try_to("jobs", job=99)["error"]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,8 +15,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import trio
+from rich.console import Console
 
+from dadafs.ctl.screens import top_screen
 from tests.checklogs import ExpectedLog
+from tests.harness.node import connected
 from tests.harness.processes import HeadProcess, wait_until
 
 Ctl = Callable[..., subprocess.CompletedProcess[str]]
@@ -40,6 +46,7 @@ def head(tmp_path: Path, expected_log: ExpectedLog) -> Iterator[HeadProcess]:
     with h5py.File(tree / "scan" / "master.h5", "w") as master:
         master["entry/data/data_000001"] = h5py.ExternalLink("data_000001.h5", "/entry/data/data")
     (tree / "plain").write_bytes(os.urandom(2 << 20))
+    Path(os.fsdecode(os.fsencode(tree) + b"/scan/odd\n\xff")).write_bytes(b"odd")
     head = HeadProcess(tmp_path / "head", {"data": tree})
     yield head
     head.stop()
@@ -126,6 +133,61 @@ def test_top_jobs_bundle_and_completion(ctl: Ctl, tmp_path: Path) -> None:
     assert "tasks" in json.loads(output.read_text())
     assert "_DADAFSCTL_COMPLETE" in ctl("completion", "bash").stdout
     assert "_DADAFSCTL_COMPLETE" in ctl("completion", "zsh").stdout
+
+
+def test_json_may_stand_anywhere(ctl: Ctl) -> None:
+    assert answer(ctl("pins", "--json")) == answer(ctl("--json", "pins")) == {"pins": []}
+
+
+def test_paths_as_this_machine_sees_them(ctl: Ctl, tmp_path: Path) -> None:
+    """What an administrator copies from a shell on the head works like a path in the export."""
+    ctl("warm", str(tmp_path / "tree" / "plain"))
+    by_name, by_path = (answer(ctl("cached", "--json", path)) for path in ("plain", str(tmp_path / "tree" / "plain")))
+    assert by_name == by_path
+    assert by_name["size"] == 2 << 20
+    done = run("--socket", str(tmp_path / "head" / "admin.sock"), "warm", "nowhere")
+    assert done.stderr == "dadafsctl: data:/nowhere does not exist.\n"
+
+
+def test_status_and_top_say_who_reads_what(ctl: Ctl, head: HeadProcess) -> None:
+    async def read() -> None:
+        async with connected(head.port, name="node17") as node:
+            before = answer(ctl("--json", "status"))["counters"]
+            await node.read_file(await node.open(b"scan/data_000001.h5"))
+            await node.read_file(await node.open(b"scan/odd\n\xff"))
+            text = ctl("status").stdout
+            assert "node17" in text
+            assert "scan/odd\\n\\xff" in text, "the file opened last, on one line"
+            after = answer(ctl("--json", "status"))["counters"]
+            sessions, recent = {"sessions": []}, {"reads": []}
+            console = Console(width=160, file=io.StringIO())
+            console.print(top_screen(before, after, sessions, recent))
+            shown = console.file.getvalue()  # type: ignore[attr-defined]
+            assert re.search(r"node17 \(gone\)\s+data\s+\S+ [KM]iB/s", shown)
+            assert re.search(r"data\s+scan/data\s+\S+ [KM]iB/s\s+\d+", shown), "the series of data files"
+
+    trio.run(read)
+
+
+def test_settings_that_cannot_change_are_shown_on_demand(ctl: Ctl) -> None:
+    names = [row["name"] for row in answer(ctl("get", "--json"))["settings"]]
+    assert "memory" in names
+    assert "export.data.admission" in names
+    assert "listen" not in names
+    every = {row["name"]: row["source"] for row in answer(ctl("get", "--show-config", "--json"))["settings"]}
+    assert every["listen"] == "flag --listen"
+    assert every["export.data.directory"] == "flag --export"
+    assert every["memory"] == "default"
+    assert "256MiB for 2h" in ctl("set", "memory=256MiB", "--for", "2h").stdout
+    assert "64MiB again" in ctl("reset", "memory").stdout
+
+
+def test_evict_wants_to_be_told_what(ctl: Ctl, head: HeadProcess) -> None:
+    ctl("warm", "plain")
+    wait_until(lambda: answer(ctl("--json", "cached", "plain"))["tiers"]["ssd"] > 2 << 20, "it is on the SSD")
+    done = run("--socket", str(head.admin_socket), "evict")
+    assert (done.returncode, "--all" in done.stderr) == (2, True)
+    assert answer(ctl("evict", "--all", "--json"))["evicted"] == 2
 
 
 def test_mistakes_are_one_sentence(head: HeadProcess, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +17,10 @@ from dadafs import __version__
 from dadafs.cli import run_command
 from dadafs.ctl import screens
 from dadafs.ctl.client import DEFAULT_SOCKET, Head, Reply
-from dadafs.errors import UserError
-from dadafs.quantity import format_size, parse_duration
+from dadafs.ctl.places import in_export
+from dadafs.errors import ExitCode, UserError
+from dadafs.mount_table import mounts
+from dadafs.quantity import format_duration, format_size, parse_duration
 
 Command = Callable[..., Any]
 
@@ -27,7 +30,7 @@ class Context:
 
     def __init__(self, socket: str | None, as_json: bool) -> None:
         self.as_json = as_json
-        self.console = Console(highlight=False, soft_wrap=False)
+        self.console = Console(highlight=False, soft_wrap=False, markup=False, emoji=False)
         self._socket = socket
         self._head: Head | None = None
 
@@ -36,6 +39,12 @@ class Context:
         if self._head is None:
             self._head = Head(self._socket)
         return self._head
+
+    def ask(self, command: str, path: str, export: str | None, **fields: object) -> Reply:
+        """Ask the head about a path as a person wrote it: in the export, on a mount, or in the exported directory."""
+        exports = self.head.ask("status")["exports"] if path.startswith("/") else []
+        export, path = in_export(path, export, exports, mounts())
+        return self.head.ask(command, path=path, export=export, **fields)
 
     def show(self, reply: Reply, render: Callable[[], object]) -> None:
         """The reply as JSON, or what `render` makes of it."""
@@ -52,9 +61,9 @@ class Context:
         else:
             job = self._follow_with_bar(job)
             for problem in job["problems"]:
-                self.console.print(str(problem), markup=False)
-            if job["state"] == "done" and job["message"]:
-                self.console.print(f"{job['message']}.", markup=False)
+                self.console.print(str(problem))
+            if job["state"] == "done":
+                self.console.print(screens.job_result(job))
         if job["state"] not in {"done", "running"}:
             raise UserError(f"{job['kind']} {job['target']} {job['state']}: {job['message'] or 'no reason given'}")
 
@@ -72,13 +81,35 @@ class Context:
 pass_context = click.make_pass_decorator(Context)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Command(click.Command):
+    """A command that takes --json behind its name, too."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(
+            click.Option(["--json"], is_flag=True, expose_value=False, callback=_as_json, help="Print JSON.")
+        )
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+
+def _as_json(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.find_root().obj.as_json = True
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="dadafsctl")
 @click.option("--socket", metavar="PATH", help=f"Admin socket of the head.  [DADAFS_ADMIN_SOCKET, {DEFAULT_SOCKET}]")
 @click.option("--json", "as_json", is_flag=True, help="Print what the head answers as JSON.")
 @click.pass_context
 def cli(context: click.Context, socket: str | None, as_json: bool) -> None:
-    """Look at a running head and change it while it runs."""
+    """Look at a running head or mount, and change it while it runs.
+
+    PATH is a path in an export, or one that lies on a dadafs mount or in the exported directory on this machine.
+    """
     context.obj = Context(socket, as_json)
 
 
@@ -104,7 +135,7 @@ def status(context: Context, mountpoint: str | None) -> None:
     answer, counters = context.head.ask("status"), context.head.ask("counters")
     sessions = context.head.ask("sessions")["sessions"]
     whole = answer | {"counters": counters, "nodes": sessions}
-    context.show(whole, lambda: screens.status_screen(answer, counters))
+    context.show(whole, lambda: screens.status_screen(answer, counters, sessions))
 
 
 @cli.command()
@@ -134,7 +165,7 @@ def top(context: Context, interval: str, count: int | None) -> None:
 @pass_context
 def cached(context: Context, path: str, export: str | None) -> None:
     """How much of PATH (in the export) each tier holds."""
-    reply = context.head.ask("cached", path=path, export=export)
+    reply = context.ask("cached", path, export)
     context.show(reply, lambda: screens.cached_screen(reply, path))
 
 
@@ -144,8 +175,8 @@ def cached(context: Context, path: str, export: str | None) -> None:
 @pass_context
 def explain(context: Context, path: str, export: str | None) -> None:
     """Why was reading PATH slow: which tier answered, and how long that took."""
-    where = context.head.ask("cached", path=path, export=export)
-    reads = context.head.ask("recent", path=path, export=export, limit=1000)["reads"]
+    where = context.ask("cached", path, export)
+    reads = context.ask("recent", path, export, limit=1000)["reads"]
     context.show({"cached": where, "reads": reads}, lambda: screens.explain_screen(reads, where, path))
 
 
@@ -155,7 +186,7 @@ def explain(context: Context, path: str, export: str | None) -> None:
 def bundle(context: Context, output: str | None) -> None:
     """Everything for a bug report, in one file; asks the head only, never a mount, and holds no secrets."""
     output = output or time.strftime("dadafs-bundle-%Y%m%d-%H%M%S.json")
-    with open(output, "w") as file:
+    with open(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:  # names of files are in it
         json.dump(context.head.ask("bundle"), file, indent=1)
     context.show({"file": output}, lambda: f"Everything is in {output}; look through it before you send it away.")
 
@@ -165,10 +196,13 @@ def bundle(context: Context, output: str | None) -> None:
 
 @cli.command(name="get")
 @click.argument("name", required=False)
+@click.option("--show-config", is_flag=True, help="All settings, not only those that `set` can change.")
 @pass_context
-def get_command(context: Context, name: str | None) -> None:
-    """Settings that can be changed live, with the source of each value."""
+def get_command(context: Context, name: str | None, show_config: bool) -> None:
+    """The settings that can be changed while the head runs, or NAME, each with the source of its value."""
     reply = context.head.ask("get", name=name)
+    if name is None and not show_config:
+        reply["settings"] = [row for row in reply["settings"] if row["live"]]
     rows = [(row["name"], screens.setting_value(row["name"], row["value"]), row["source"]) for row in reply["settings"]]
     context.show(reply, lambda: screens.table(("setting", "value", "from"), rows))
 
@@ -185,8 +219,9 @@ def set_command(context: Context, setting: str, how_long: str | None) -> None:
     seconds = None if how_long is None else parse_duration(how_long)
     reply = context.head.ask("set", name=name.strip(), value=value.strip(), seconds=seconds)
     row = reply["setting"]
-    until = f" for {how_long}" if how_long else ""
-    context.show(reply, lambda: f"{row['name']} is {value.strip()}{until}.")
+    until = "" if seconds is None else f" for {format_duration(seconds)}"
+    shown = screens.setting_value(row["name"], row["value"])
+    context.show(reply, lambda: f"{row['name']} is {shown}{until}.")
 
 
 @cli.command()
@@ -195,7 +230,8 @@ def set_command(context: Context, setting: str, how_long: str | None) -> None:
 def reset(context: Context, name: str) -> None:
     """Take a live change back."""
     reply = context.head.ask("reset", name=name)
-    context.show(reply, lambda: f"{name} is {reply['setting']['value']} again.")
+    value = screens.setting_value(name, reply["setting"]["value"])
+    context.show(reply, lambda: f"{name} is {value} again.")
 
 
 # --- the cache ----------------------------------------------------------------------------------------------------
@@ -210,7 +246,7 @@ def reset(context: Context, name: str) -> None:
 def warm(context: Context, path: str, export: str | None, follow: str | None, no_links: bool) -> None:
     """Bring PATH, and what HDF5 master files there link to, into the cache."""
     seconds = 0 if follow is None else parse_duration(follow)
-    reply = context.head.ask("warm", path=path, export=export, follow=seconds, links=not no_links)
+    reply = context.ask("warm", path, export, follow=seconds, links=not no_links)
     context.follow(reply["job"])
 
 
@@ -223,7 +259,7 @@ def warm(context: Context, path: str, export: str | None, follow: str | None, no
 def pin(context: Context, path: str, export: str | None, how_long: str, no_warm: bool) -> None:
     """Keep PATH in the cache for some time."""
     seconds = parse_duration(how_long)
-    reply = context.head.ask("pin", path=path, export=export, seconds=seconds, warm=not no_warm)
+    reply = context.ask("pin", path, export, seconds=seconds, warm=not no_warm)
     context.show(reply, lambda: f"{path} is kept until {time.ctime(reply['until'])}.")
     if reply["job"] is not None and not context.as_json:
         context.follow(reply["job"])
@@ -235,7 +271,7 @@ def pin(context: Context, path: str, export: str | None, how_long: str, no_warm:
 @pass_context
 def unpin(context: Context, path: str, export: str | None) -> None:
     """PATH may be evicted again."""
-    reply = context.head.ask("unpin", path=path, export=export)
+    reply = context.ask("unpin", path, export)
     context.show(reply, lambda: f"{path} may be evicted again.")
 
 
@@ -249,12 +285,15 @@ def pins(context: Context) -> None:
 
 
 @cli.command()
-@click.argument("path")
+@click.argument("path", required=False)
 @_export
+@click.option("--all", "everything", is_flag=True, help="Instead of a PATH: of the whole export, or of all.")
 @pass_context
-def evict(context: Context, path: str, export: str | None) -> None:
+def evict(context: Context, path: str | None, export: str | None, everything: bool) -> None:
     """Delete what is cached of PATH."""
-    reply = context.head.ask("evict", path=path, export=export)
+    if (path is None) is not everything:
+        raise UserError("Give a PATH, or --all to delete everything that is cached.", ExitCode.USAGE)
+    reply = context.head.ask("evict", export=export) if path is None else context.ask("evict", path, export)
     rest = "" if reply["complete"] else f" {screens.INCOMPLETE} Evict again later for the rest."
     context.show(reply, lambda: f"{reply['evicted']} fragments deleted.{rest}")
 
@@ -271,7 +310,10 @@ def verify(context: Context, path: str | None, export: str | None, sample: str, 
         part = float(sample.removesuffix("%")) / (100 if sample.endswith("%") else 1)
     except ValueError:
         raise UserError(f"Write a share like 1% or 0.01, not {sample}.") from None
-    reply = context.head.ask("verify", sample=part, path=path, export=export, against_origin=against_origin)
+    if path is None:
+        reply = context.head.ask("verify", sample=part, export=export, against_origin=against_origin)
+    else:
+        reply = context.ask("verify", path, export, sample=part, against_origin=against_origin)
     context.follow(reply["job"])
 
 

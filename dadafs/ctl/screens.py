@@ -14,6 +14,8 @@ from rich.text import Text
 from dadafs.quantity import format_duration, format_size
 
 Reply = dict[str, Any]
+#: How the names of processes begin in what nodes report (dadafs/activity.py).
+PROCESS = "process "
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> Table:
@@ -22,8 +24,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
     for column in columns:
         made.add_column(column.strip(), justify="right" if column.endswith(" ") else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(str(cell) for cell in row))
+        made.add_row(*(printable(str(cell)) for cell in row))
     return made
+
+
+def printable(text: str) -> str:
+    """A name of a file on one line of a terminal: what is no text, or would move the cursor, is escaped."""
+    valid = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in valid)
 
 
 def setting_value(name: str, value: object) -> str:
@@ -32,6 +40,16 @@ def setting_value(name: str, value: object) -> str:
     if text.isdigit() and name.rpartition(".")[2] in {"size", "floor", "memory", "memory_size", "write_queue"}:
         return format_size(int(text))
     return text
+
+
+def job_result(job: Reply) -> str:
+    """What became of a job that ended well, as a sentence."""
+    size = format_size(job["bytes"])
+    if job["message"]:
+        return f"{job['message']}."
+    if job["kind"] == "verify":
+        return f"{job['done']} fragments ({size}) were checked, {len(job['problems'])} were wrong and deleted."
+    return f"{job['done']} fragments ({size}) were looked after, with {len(job['problems'])} problems."
 
 
 def hit_ratios(counters: Reply) -> dict[str, tuple[int, int]]:
@@ -43,16 +61,16 @@ def hit_ratios(counters: Reply) -> dict[str, tuple[int, int]]:
     return {tier: (reads, size) for tier, (reads, size) in sorted(sums.items())}
 
 
-def status_screen(status: Reply, counters: Reply) -> RenderableType:
-    """Everything at a glance: tiers, hit ratios, origin, nodes."""
+def status_screen(status: Reply, counters: Reply, sessions: Sequence[Reply]) -> RenderableType:
+    """Everything at a glance: tiers, hit ratios, origin, nodes and what they read."""
     age = format_duration(round(time.time() - status["started_at"]))
     line = f"{status['name']} at {status['address']}, up {age}, {status['sessions']} nodes connected"
     if status["draining"]:
         line += ", draining"
-    return Group(Text(line, style="bold"), *_parts(status, counters))
+    return Group(Text(line, style="bold"), *_parts(status, counters, sessions))
 
 
-def _parts(status: Reply, counters: Reply) -> list[RenderableType]:
+def _parts(status: Reply, counters: Reply, sessions: Sequence[Reply]) -> list[RenderableType]:
     memory = status["memory"]
     tiers: list[Sequence[object]] = [
         ("memory", "normal", format_size(memory["used"]), format_size(memory["limit"]), "-", memory["fragments"])
@@ -82,8 +100,27 @@ def _parts(status: Reply, counters: Reply) -> list[RenderableType]:
             [_export_row(export) for export in status["exports"]],
         ),
         *_advice(status),
+        *_nodes(counters, sessions),
         *_troubles(counters),
     ]
+
+
+def _nodes(counters: Reply, sessions: Sequence[Reply]) -> list[RenderableType]:
+    """Who is connected, how much each was sent, how often its own memory had the answer, and what it opened last."""
+    if not sessions:
+        return [Text(), Text("no nodes are connected", style="dim")]
+    sent: dict[tuple[str, str], int] = defaultdict(int)
+    for row in counters["served"]:
+        sent[row["node"], row["export"]] += row["bytes"]
+    rows = []
+    for session in sorted(sessions, key=lambda one: -sent[one["node"], one["export"]]):
+        report = session["report"]
+        asked = report.get("hit", 0) + report.get("miss", 0)
+        ratio = f"{report['hit'] / asked:.1%}" if asked else "-"
+        reads = session["reading"][0] if session["reading"] else "-"
+        total = format_size(sent[session["node"], session["export"]])
+        rows.append((session["node"], session["export"], session["handles"], total, ratio, reads))
+    return [Text(), table(("node", "export", "files ", "was sent ", "own hits ", "reads"), rows)]
 
 
 def _results_row(row: Reply) -> tuple[object, ...]:
@@ -123,29 +160,83 @@ def _troubles(counters: Reply) -> list[RenderableType]:
 
 
 def top_screen(before: Reply, after: Reply, sessions: Reply, recent: Reply) -> RenderableType:
-    """What happened between two answers of `counters`: by node and tier, and who waits for what."""
+    """What happened between two answers of `counters`: by node and tier, scan and process, and who waits for what."""
     seconds = max(after["at"] - before["at"], 1e-3)
-    then = {(row["export"], row["node"], row["tier"]): row for row in before["served"]}
-    rates: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-    for row in after["served"]:
-        key = (row["export"], row["node"], row["tier"])
-        rates[key[:2]][row["tier"]] = (row["bytes"] - then.get(key, {"bytes": 0})["bytes"]) / seconds
-    nodes = {row["node"] for row in sessions["sessions"]}
-    names = list(dict.fromkeys(row["tier"] for row in after["tiers"]))
-    rows = []
-    for (export, node), tiers in sorted(rates.items(), key=lambda item: -sum(item[1].values())):
-        total = sum(tiers.values())
-        cells = [format_size(tiers.get(tier, 0)) for tier in names]
-        rows.append((node if node in nodes else f"{node} (gone)", export, f"{format_size(total)}/s", *cells))
     waits = [
         (row["node"], row["path"], row["fragment"], row["tier"], f"{row['seconds'] * 1000:.1f} ms")
-        for row in recent["reads"][:15]
+        for row in recent["reads"][:10]
     ]
     return Group(
-        table(("node", "export", "throughput ", *(f"{name} " for name in names)), rows, "who reads (bytes per second)"),
+        _top_nodes(before, after, {row["node"] for row in sessions["sessions"]}, seconds),
         Text(),
+        _top_scans(before, after, seconds),
+        Text(),
+        *_top_processes(sessions),
         table(("node", "file", "fragment ", "from", "waited "), waits, "the latest reads that had to wait"),
     )
+
+
+def _top_nodes(before: Reply, after: Reply, connected: set[str], seconds: float) -> Table:
+    names = list(dict.fromkeys(row["tier"] for row in after["tiers"]))
+    nodes: dict[tuple[str, str], dict[str, Reply]] = defaultdict(dict)
+    for row in _differences(before["served"], after["served"], ("export", "node", "tier")):
+        nodes[row["node"], row["export"]][row["tier"]] = row
+    rows = []
+    for (node, export), tiers in sorted(nodes.items(), key=lambda item: -sum(row["bytes"] for row in item[1].values())):
+        cells = [format_size(round(tiers[name]["bytes"] / seconds)) if name in tiers else "-" for name in names]
+        whole = format_size(round(sum(row["bytes"] for row in tiers.values()) / seconds))
+        shown = node if node in connected else f"{node} (gone)"
+        rows.append((shown, export, f"{whole}/s", *cells, _mean_wait(list(tiers.values()))))
+    columns = ("node", "export", "throughput ", *(f"{name} " for name in names), "mean wait ")
+    return table(columns, rows, "nodes (bytes per second, by the tier that answered)")
+
+
+def _top_scans(before: Reply, after: Reply, seconds: float) -> Table:
+    scans = [row for row in _differences(before["scans"], after["scans"], ("export", "scan")) if row["reads"]]
+    rows = [
+        (
+            row["export"],
+            row["scan"] or "/",
+            f"{format_size(round(row['bytes'] / seconds))}/s",
+            row["reads"],
+            _mean_wait([row]),
+        )
+        for row in sorted(scans, key=lambda row: -row["bytes"])[:10]
+    ]
+    return table(("export", "scan", "throughput ", "reads ", "mean wait "), rows, "scans")
+
+
+def _top_processes(sessions: Reply) -> list[RenderableType]:
+    """What the nodes say of the processes that read most."""
+    rows = []
+    for session in sessions["sessions"]:
+        for name, value in session["report"].items():
+            if name.startswith(PROCESS):
+                rate, _, wait = str(value).partition(" ")
+                rows.append((float(rate), session["node"], name.removeprefix(PROCESS), float(wait or 0)))
+    rows.sort(reverse=True)
+    shown = [(node, name, f"{format_size(round(rate))}/s", f"{wait:.1%}") for rate, node, name, wait in rows[:10]]
+    if not shown:
+        return []
+    return [table(("node", "process", "throughput ", "waiting "), shown, "processes"), Text()]
+
+
+def _differences(before: Sequence[Reply], after: Sequence[Reply], key: Sequence[str]) -> list[Reply]:
+    """What the rows of counters have grown by; rows of one table have the same `key`."""
+    then = {tuple(row[name] for name in key): row for row in before}
+    grown = []
+    for row in after:
+        old = then.get(tuple(row[name] for name in key), {})
+        counts = {name: value - old.get(name, 0) for name, value in row.items() if name not in key}
+        if counts["reads"] < 0:  # forgotten meanwhile, and counted anew
+            counts = {name: row[name] for name in counts}
+        grown.append({name: row[name] for name in key} | counts)
+    return grown
+
+
+def _mean_wait(rows: Sequence[Reply]) -> str:
+    waits = sum(row["waits"] for row in rows)
+    return f"{1000 * sum(row['seconds'] for row in rows) / waits:.1f} ms" if waits else "-"
 
 
 #: Said where the head has not yet looked through what it found on its disks.
@@ -159,7 +250,7 @@ def cached_screen(cached: Reply, path: str) -> RenderableType:
     held = table(
         ("tier", "holds ", "share "),
         [(name, format_size(held), f"{min(held / size, 1):.0%}") for name, held in where],
-        f"{path}: {format_size(cached['size'])} in {cached['files']} files",
+        f"{printable(path)}: {format_size(cached['size'])} in {cached['files']} files",
     )
     return held if cached["complete"] else Group(held, Text(f"{INCOMPLETE} There may be more than this."))
 
