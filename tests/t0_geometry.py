@@ -82,6 +82,17 @@ def test_radius_of_q_is_the_inverse_of_q() -> None:
         beam.radius_of_q(1e4)
 
 
+def test_arrays_are_computed_once_and_shared_read_only() -> None:
+    first = geometry()
+    for name in ("q", "azimuth", "radius_px", "solid_angle"):
+        array = getattr(first, name)()
+        assert getattr(geometry(), name)() is array  # of an equal geometry
+        with pytest.raises(ValueError, match="read-only"):
+            array[0, 0] = 1
+    assert geometry(distance_m=3.0).q() is not first.q()
+    assert q_bins(first, 10) is q_bins(geometry(), 10)
+
+
 def test_q_needs_a_wavelength() -> None:
     with pytest.raises(UsageError, match="wavelength"):
         geometry(wavelength_nm=None).q()
@@ -133,7 +144,7 @@ def test_a_bad_poni_file_gets_one_sentence(tmp_path: Path, text: str, words: str
 
 @pytest.mark.parametrize("limits", [None, (0.7, 1.9)])
 def test_bins_are_those_of_numpys_histogram(limits: tuple[float, float] | None) -> None:
-    values = geometry().q()
+    values = geometry().q().copy()
     values[5, :9] = np.linspace(0.7, 1.9, 9)  # on the edges
     found = equal_bins(values, 8, limits)
     low, high = limits or (values.min(), values.max() * (1 + np.finfo(np.float32).eps))

@@ -7,6 +7,7 @@ one its upper edge too), which is what pyFAI's ("no", "histogram", "numpy") meth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from dada.geometry import Geometry
 
 NO_BIN = 65535
 MOST_BINS = 65535
+_MAPS_KEPT = 2
 _EPS32 = 1.0 + float(np.finfo(np.float32).eps)
 
 
@@ -53,19 +55,24 @@ def equal_bins(
     index = np.searchsorted(edges, values, side="right") - 1
     index[values == high] = n_bins - 1
     inside = (values >= low) & (values <= high)
-    return BinMap(np.where(inside, index, NO_BIN).astype(np.uint16), edges, unit)
+    bins = np.where(inside, index, NO_BIN).astype(np.uint16)
+    bins.setflags(write=False)  # maps of a geometry are shared by the reductions that want the same one
+    return BinMap(bins, edges, unit)
 
 
+@lru_cache(maxsize=_MAPS_KEPT)
 def q_bins(geometry: Geometry, n_bins: int, limits: tuple[float, float] | None = None) -> BinMap:
     """Bins of equal q in 1/nm."""
     return equal_bins(geometry.q(), n_bins, limits, "1/nm")
 
 
+@lru_cache(maxsize=_MAPS_KEPT)
 def radius_bins(geometry: Geometry, n_bins: int, limits: tuple[float, float] | None = None) -> BinMap:
     """Bins of equal distance from the direct beam, in pixels."""
     return equal_bins(geometry.radius_px(), n_bins, limits, "px")
 
 
+@lru_cache(maxsize=_MAPS_KEPT)
 def azimuth_bins(geometry: Geometry, n_bins: int) -> BinMap:
     """`n_bins` bins of phi in degrees, 0 to 360, counter-clockwise from +x."""
     degrees = np.degrees(geometry.azimuth()) % 360.0

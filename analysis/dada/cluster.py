@@ -1,8 +1,7 @@
 """Patches on the workers of a Dask cluster: the same interface as the local ones, `--cluster tcp://SCHEDULER:8786`.
 
-The workers read the same files under the same paths. The plan (masks and tables) is sent to them once.
-Dask itself gives
-the tasks of a worker that died to another one; one that keeps dying comes back as `WorkerDied`.
+The workers read the same files under the same paths. The plan (masks and tables) is sent to them once. Dask itself
+gives the tasks of a worker that died to another one; one that keeps dying comes back as `WorkerDied`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """What a file says about the detector: geometry, pixel mask, saturation; from the usual places, with their units.
 
-Conventions at this border: lengths in metres, wavelength in nanometres, the beam's position as (row,
-column) counted from
-0 at the *centre* of the first pixel. Files count the beam from the *corner* of the first pixel (DECTRIS,
-NXmx), which is half a pixel more: 0.5 is subtracted here and nowhere else.
+Conventions at this border: lengths in metres, wavelength in nanometres, the beam's position as (row, column) counted
+from 0 at the *centre* of the first pixel. Files count the beam from the *corner* of the first pixel (DECTRIS, NXmx),
+which is half a pixel more: 0.5 is subtracted here and nowhere else.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Reads the frames of a scan as stored bytes, many at once, outside the HDF5 library where that is possible.
 
-Neighbouring chunks are read with one `pread` of up to a few MiB: through a network mount, frame by frame
-is several times
-slower than a large sequential read. Frames that the kernel cannot decode from their stored bytes (gzip, zstd, virtual
-datasets with holes, CBF, TIFF) are decoded by HDF5 or FabIO and handed on as raw pixels.
+Neighbouring chunks are read with one `pread` of up to a few MiB: through a network mount, frame by frame is several
+times slower than a large sequential read. Frames that the kernel cannot decode from their stored bytes (gzip, zstd,
+virtual datasets with holes, CBF, TIFF) are decoded by HDF5 or FabIO and handed on as raw pixels.
 """
 
 from __future__ import annotations

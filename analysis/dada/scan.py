@@ -1,8 +1,7 @@
 """A scan on disk: which frame lies in which dataset of which file, and what the file says about the detector.
 
-A scan is named by a master file, a data file, `FILE::DATASET`, or a directory or pattern of CBF or TIFF
-files. Understood
-are the masters of DECTRIS (external links /entry/data/data_000001, ...; since 2024 one virtual dataset of
+A scan is named by a master file, a data file, `FILE::DATASET`, or a directory or pattern of CBF or TIFF files.
+Understood are the masters of DECTRIS (external links /entry/data/data_000001, ...; since 2024 one virtual dataset of
 image, channel, y, x), virtual datasets, and any HDF5 dataset of frames.
 """
 

@@ -1,25 +1,22 @@
 """Azimuthal profiles I(phi) of rings, and orientation from their second harmonic, corrected for the mask.
 
-With the mean counts per valid pixel m_b of the azimuthal bin b (middle phi_b, width D, n_b valid pixels)
-the model
+With the mean counts per valid pixel m_b of the azimuthal bin b (middle phi_b, width D, n_b valid pixels) the model
 
-    m(phi) = a0 + c cos 2 phi + s sin 2 phi                     averaged over each bin: factor sin(D) / D
+    m(phi) = a0 + c cos 2 phi + s sin 2 phi         averaged over each bin: factor sin(D) / D
 
-is fitted by least squares weighted with n_b, so that gaps and the beamstop lower the precision but turn
-nothing. Then
+is fitted by least squares weighted with n_b, so that gaps and the beamstop lower the precision but turn nothing. Then
 
-    phi0  = atan2(s, c) / 2  in [0, 180) degrees                direction of strongest scattering a2/a0 =
-    hypot(s, c) / a0                                    degree of orientation (O. Bunk et al., New J. Phys.
-    11
-                                                                (2009) 123016: a2/a0 of opposite segments
-                                                                averaged)
-    order = <cos 2 (phi - phi0)> = a2 / (2 a0)                  nematic order in two dimensions
-    the structure (fibre) lies at phi0 - 90 degrees
+    phi0   = atan2(s, c) / 2  in [0, 180)           degrees, direction of strongest scattering
+    degree = a2 / a0 = hypot(s, c) / a0             degree of orientation, no unit
+    order  = <cos 2 (phi - phi0)> = a2 / (2 a0)     nematic order in two dimensions, no unit
 
-phi is 0 along +x and grows counter-clockwise on a picture with row 0 at the top. Errors come from counting
-statistics through the covariance of the fit. A gap that cuts away one side of a wide ring, across which I
-falls steeply, still changes a bin's mean: choose rings across which I changes little. Below a2 of about
-three times its error the angle means nothing: look at the error.
+and the structure (fibre) lies at phi0 - 90 degrees. a2 / a0 of opposite segments averaged is how the degree of
+orientation is defined by O. Bunk et al., New J. Phys. 11 (2009) 123016.
+
+phi is 0 along +x and grows counter-clockwise on a picture with row 0 at the top. Errors come from counting statistics
+through the covariance of the fit. A gap that cuts away one side of a wide ring, across which I falls steeply, still
+changes a bin's mean: choose rings across which I changes little. Below a2 of about three times its error the angle
+means nothing: look at the error.
 """
 
 from __future__ import annotations

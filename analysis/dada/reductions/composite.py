@@ -1,8 +1,11 @@
 """Frames made small, and many of them in one picture.
 
-Binning by a factor f sums the counts of f x f pixels and counts the valid ones; the small frame is their
-mean, so that gaps stay gaps (NaN) and half-masked blocks are not dark. A composite is a 2D array of small
-frames as one image, each at the place of its scan point (Göttingen's `calculate_composite`).
+Binning by a factor f sums the counts of f x f pixels and counts the valid ones; the small frame is their mean,
+
+    thumbnail = sum of I / number of valid pixels       counts per pixel
+
+so that gaps stay gaps (NaN) and half-masked blocks are not dark. A composite is a 2D array of small frames as one
+image, each at the place of its scan point (`calculate_composite` of Göttingen's nanodiffraction toolbox).
 """
 
 from __future__ import annotations

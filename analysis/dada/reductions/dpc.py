@@ -1,16 +1,14 @@
 """Differential phase contrast: from maps of deflection to the phase, and to its divergence and curl.
 
-The gradient of the phase (see `centre_of_mass`) is known at each point of the scan; the phase is what fits
-it best:
+The gradient of the phase (see `centre_of_mass`) is known at each point of the scan; the phase is what fits it best:
 
-    least squares: minimizes sum over neighbours of (phase difference - mean gradient * step)^2, with free
-    edges; solved
-                   exactly with cosine transforms
-    Fourier:       phase = IFFT[-i (k_x G_x + k_y G_y) / k^2] (R. Frankot and R. Chellappa, IEEE Trans.
-    Pattern Anal. 10
-                   (1988) 439), on the mirrored map so that nothing wraps around
+    least squares   minimizes the sum over neighbours of (phase difference - mean gradient * step)^2, with free edges;
+                    solved exactly with cosine transforms
+    Fourier         phase = IFFT[-i (k_x G_x + k_y G_y) / k^2] on the mirrored map, so that nothing wraps around
+                    (R. Frankot and R. Chellappa, IEEE Trans. Pattern Anal. 10 (1988) 439)
 
-Both leave the constant free: the mean of the phase is 0. Axes are (y, x), y grows downwards.
+Phases are in radians, gradients in radians per unit of `step`. Both ways leave the constant free: the mean of the phase
+is 0. Axes are (y, x), y grows downwards.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
 """Power laws and Guinier fits of I(q), for a whole map at once, with errors.
 
-Counts N_b in bin b follow a Poisson distribution about norm_b * I(q_b), norm_b as in `radial`. The models
-are lines in the logarithm,
+Counts N_b in bin b follow a Poisson distribution about norm_b * I(q_b), norm_b as in `radial`. The models are lines in
+the logarithm,
 
-    power law  ln I = ln A - p ln q          (Porod: p = 4) Guinier    ln I = ln I0 - Rg^2 q^2 / 3   (good
-    while q Rg < 1.3; `q Rg` at the end of the range is given too)
+    power law   ln I = ln A - p ln q            p without unit, A in counts/pixel at q = 1/nm (Porod: p = 4)
+    Guinier     ln I = ln I0 - Rg^2 q^2 / 3     Rg in nm; good while q Rg < 1.3, `guinier_qrg` says where the range ends
 
-and are fitted by maximum likelihood (Poisson regression, Newton's method; P. McCullagh and J. Nelder,
-Generalized Linear Models, 1989): no logarithm of noisy counts, so bins without counts take part and nothing
-is biased at 0.01 counts a bin. Errors are from the inverse of the information matrix; chi^2 is Pearson's,
-per degree of freedom.
+and are fitted by maximum likelihood (Poisson regression, Newton's method; P. McCullagh and J. Nelder, Generalized
+Linear Models, 1989): no logarithm of noisy counts, so bins without counts take part and nothing is biased at 0.01
+counts a bin. Errors are from the inverse of the information matrix; chi^2 is Pearson's, per degree of freedom.
 """
 
 from __future__ import annotations

@@ -1,8 +1,13 @@
 """Frames that stand for many: sum, average, maximum and variance of each pixel over a scan or a region of it.
 
-Over the frames in which a pixel is valid (n of them, counts I): sum, average = sum / n, maximum, and the
-variance (sum I^2 - sum^2 / n) / (n - 1), which equals the average for a pixel that only counts photons.
-Sums are exact integers.
+Over the n frames in which a pixel is valid, with its counts I:
+
+    sum      = sum of I                                  counts, exact
+    average  = sum / n                                   counts per frame
+    maximum  = largest I                                 counts
+    variance = (sum of I^2 - sum^2 / n) / (n - 1)        counts squared; equals the average where photons are counted
+
+The variance is the unbiased sample variance (LiberTEM's `StdDevUDF` divides by n).
 """
 
 from __future__ import annotations

@@ -1,18 +1,20 @@
 """Orientation and anisotropy from second moments: principal component analysis of each frame.
 
 As published from Göttingen (M. Bernhardt et al., Biophys. J. 110 (2016) 680; New J. Phys. 19 (2017) 013012;
-J.-D. Nicolas et al., J. Synchrotron Rad. 24 (2017) 1163): with u to the right, v up, both from the beam
+J.-D. Nicolas et al., J. Synchrotron Rad. 24 (2017) 1163): with u to the right, v up, both in pixels from the beam
 centre, and <f> = sum I f / sum I over the valid pixels,
 
     C = [[<uu>, <uv>], [<uv>, <vv>]],  eigenvalues l1 >= l2
-    anisotropy w = (l1 - l2) / (l1 + l2) = sqrt((<uu> - <vv>)^2 + 4 <uv>^2) / (<uu> + <vv>)
-    angle        = atan2(2 <uv>, <uu> - <vv>) / 2  in [0, 180) degrees, of the first eigenvector, 0 along +x,
-                   counter-clockwise on a picture with row 0 at the top; the fibre lies at angle - 90
-    second moment = l1 + l2 in pixels squared
 
-Pixels stand for q, which is right to 3/8 tan^2(2 theta): 5e-4 at 2 degrees. **The mask biases all three**:
-gaps and the beamstop have moments of their own (`mask_bias` says how large). `dada.reductions.azimuthal`
-corrects for that.
+    pca_w         = (l1 - l2) / (l1 + l2) = sqrt((<uu> - <vv>)^2 + 4 <uv>^2) / (<uu> + <vv>)      anisotropy, no unit
+    pca_angle     = atan2(2 <uv>, <uu> - <vv>) / 2  in [0, 180)                                   degrees
+    second_moment = l1 + l2                                                                       pixels squared
+
+The angle is that of the first eigenvector, 0 along +x, counter-clockwise on a picture with row 0 at the top; the fibre
+lies at angle - 90.
+
+Pixels stand for q, which is right to 3/8 tan^2(2 theta): 5e-4 at 2 degrees. **The mask biases all three**: gaps and the
+beamstop have moments of their own (`mask_bias` says how large). `dada.reductions.azimuthal` corrects for that.
 """
 
 from __future__ import annotations

@@ -1,20 +1,19 @@
 """Azimuthal average I(q): exact sums and counts per bin, divided by solid angle and polarization as pyFAI does it.
 
-For bin b with the valid pixels M_b, counts I, relative solid angle Omega and polarization factor P of each
-pixel
+For bin b with the valid pixels M_b, counts I, relative solid angle Omega and polarization factor P of each pixel
 
-    iq_sum   = sum over M_b of I                    counts, exact iq_n     = number of pixels in M_b iq
-    = iq_sum / sum over M_b of Omega P     counts per pixel at the centre of the detector iq_error =
-    sqrt(iq_sum) / sum of Omega P        from counting statistics (pyFAI takes max(1, I) per pixel instead,
-                                                    ten times too much at 0.01 counts a pixel)
+    iq_sum   = sum over M_b of I                             counts, exact
+    iq_n     = number of pixels in M_b                       pixels
+    iq       = iq_sum / (sum over M_b of Omega P)            counts per pixel at the centre of the detector
+    iq_error = sqrt(iq_sum) / (sum over M_b of Omega P)      the same, from counting statistics
 
-q of a bin is its middle. iq_sum and iq_n are those of pyFAI's ("no", "histogram", "numpy") method exactly;
-its compiled methods put pixels from just below a given range into the first bin. Where a pixel drops out of
-a frame by its value (saturated), the sum of Omega P shrinks in proportion to the pixels, that is the
-pixel's weight is taken as its bin's mean.
+(pyFAI's error takes max(1, I) per pixel instead, ten times too much at 0.01 counts a pixel). q of a bin is its middle.
+iq_sum and iq_n are those of pyFAI's ("no", "histogram", "numpy") method exactly; its compiled methods put pixels from
+just below a given range into the first bin. Where a pixel drops out of a frame by its value (saturated), the sum of
+Omega P shrinks in proportion to the pixels, that is the pixel's weight is taken as its bin's mean.
 
-Empty-beam correction: with the transmission T and the profile of a measurement without sample,
-I_corrected = I / T - I_empty.
+The formulas are those of J. Kieffer et al., J. Appl. Cryst. 53 (2020) 1293. What a measurement without sample
+contributes is subtracted by `dada.reductions.empty_beam`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """The results store in an Aerospike cluster, shared by all who analyse: `aerospike://HOST[:PORT],.../NAMESPACE/SET`.
 
 Keys are hex strings (a key with a NUL byte would be cut there). A record longer than what the server takes is cut into
-pieces under `KEY/0`, `KEY/1`, ..., written before the header that names them and all marked with one
-random tag, so that
-a reader sees all of one writing or a miss. Values depend on nothing but their key, so a write that is late
-does no harm,
-and nothing relies on deletion: what is no longer asked for leaves by its time to live (`?ttl=30d`).
+pieces under `KEY/0`, `KEY/1`, ..., written before the header that names them and all marked with one random tag, so
+that a reader sees all of one writing or a miss. Values depend on nothing but their key, so a write that is late does no
+harm, and nothing relies on deletion: what is no longer asked for leaves by its time to live (`?ttl=30d`).
 
 Every call has a deadline; after some failures in a row the server is left alone for some seconds. Whatever goes wrong
 is counted and is a miss, or a result that was not kept.
