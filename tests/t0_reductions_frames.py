@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dada.errors import UsageError
-from dada.kernels import Codec, FrameReducer
+from dada.kernels import Codec, FrameReducer, PixelAccumulator
 from dada.reductions.composite import Thumbnails, binning, composite
 from dada.reductions.dpc import curl, divergence, integrate
 from dada.reductions.frame_statistics import FrameStatistics
@@ -84,15 +84,21 @@ def known(dtype: str = "uint16") -> Setup:
     return Setup(SHAPE, np.dtype(dtype), mask)
 
 
-@pytest.mark.parametrize(("dtype", "mean"), [("uint16", 3), ("uint32", 2**21)])
+def added(frames: NDArray[np.integer]) -> FrameStatistics:
+    """The statistics of some frames, as a worker makes them."""
+    sums = PixelAccumulator(SHAPE, frames.dtype, mask=known().mask)
+    assert not sums.add([pack(frame, Codec.BITSHUFFLE_LZ4) for frame in frames]).any()
+    return FrameStatistics.of(sums, len(frames))
+
+
+@pytest.mark.parametrize(("dtype", "mean"), [("uint8", 2), ("uint16", 3), ("uint32", 2**21)])
 def test_statistics_over_frames(dtype: str, mean: int) -> None:
     frames = np.random.default_rng(1).poisson(mean, (20, *SHAPE)).astype(dtype)
     frames[3, 20, 30] = np.iinfo(dtype).max
-    parts = [FrameStatistics(known(dtype)) for _ in range(2)]
-    for i, frame in enumerate(frames):
-        parts[i % 2].add(frame)
-    parts[0].merge(parts[1])
-    found = parts[0].finish()
+    whole = FrameStatistics.empty(SHAPE)
+    for part in (frames[:7], frames[7:]):
+        whole.merge(added(part))
+    found = FrameStatistics.from_compact(whole.n_frames, whole.compact()).finish(known().mask)
     values = np.where(known().mask | (frames == np.iinfo(dtype).max), np.nan, frames)
     good = ~known().mask
     np.testing.assert_array_equal(found["sum"][good], np.nansum(values, axis=0)[good])
@@ -101,6 +107,33 @@ def test_statistics_over_frames(dtype: str, mean: int) -> None:
     np.testing.assert_allclose(found["variance"][good], np.nanvar(values[:, good], axis=0, ddof=1), rtol=1e-6)
     assert found["n"][20, 30] == 19
     assert np.isnan(found["average"][10]).all()
+
+
+def test_statistics_of_one_frame_have_no_variance() -> None:
+    found = added(np.ones((1, *SHAPE), np.uint16)).finish(known().mask)
+    assert np.isnan(found["variance"]).all()
+    assert found["average"][0, 0] == 1
+
+
+def test_binned_statistics_take_pixels_together() -> None:
+    frames = np.random.default_rng(1).poisson(3, (5, *SHAPE)).astype(np.uint16)
+    found = added(frames).finish(known().mask, binning=4)
+    assert found["sum"].shape == (12, 16)
+    block = frames[:, [8, 9], 12:16].astype(float)  # rows 10 and 11 are masked
+    assert found["n"][2, 3] == block.size
+    assert found["sum"][2, 3] == block.sum()
+    assert found["maximum"][2, 3] == block.max()
+    assert found["variance"][2, 3] == pytest.approx(block.var(ddof=1))
+    with pytest.raises(UsageError, match="choose 1 or more"):
+        added(frames).finish(known().mask, binning=0)
+
+
+def test_squares_carry_into_their_high_part() -> None:
+    frames = np.full((3, *SHAPE), 2**32 - 3, np.uint32)
+    whole = FrameStatistics.empty(SHAPE)
+    for frame in frames:
+        whole.merge(added(frame[None]))
+    assert int(whole.squares[0, 0]) + (int(whole.squares_high[0, 0]) << 64) == 3 * (2**32 - 3) ** 2
 
 
 def test_thumbnails_are_means_over_valid_pixels() -> None:

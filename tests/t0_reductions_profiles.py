@@ -16,7 +16,7 @@ from dada.reductions.azimuthal import AzimuthalProfile, second_harmonic
 from dada.reductions.fits import Guinier, PowerLaw, poisson_line
 from dada.reductions.orientation import Orientation, mask_bias
 from dada.reductions.protocol import Quantity, Reduction, Setup
-from dada.reductions.radial import RadialProfile, subtract_empty
+from dada.reductions.radial import RadialProfile
 from tests.harness.chunks import pack
 
 SHAPE = (211, 307)
@@ -95,16 +95,6 @@ def test_a_saturated_pixel_leaves_its_bin() -> None:
     found = run(RadialProfile(30, solid_angle=False), frame[None], setup())
     filled = found["iq_n"].values[0] > 0
     np.testing.assert_array_equal(found["iq"].values[0][filled], 7)
-
-
-def test_empty_beam_is_subtracted() -> None:
-    frame = np.full(SHAPE, 6, np.uint32)
-    profile = RadialProfile(30, (0.3, 1.0), solid_angle=False, empty=np.full(30, 2.0), transmission=0.5)
-    np.testing.assert_allclose(run(profile, frame[None], setup())["iq"].values, 10)
-    with pytest.raises(UsageError, match="transmission"):
-        subtract_empty(np.ones(3), np.ones(3), 1.2)
-    with pytest.raises(UsageError, match="same bins"):
-        RadialProfile(30, empty=np.ones(29))
 
 
 def oriented(angle: float, degree: float) -> NDArray[np.floating]:

@@ -9,8 +9,8 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """`dada.stxm` and `dada.recompute`, imported when first used, so that `dada.kernels` alone stays light."""
-    if name in ("stxm", "recompute"):
+    """`dada.stxm` and its like, imported when first used, so that `dada.kernels` alone stays light."""
+    if name in ("stxm", "average", "composite", "recompute"):
         from dada import api
 
         return getattr(api, name)

@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
-import hashlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from dada import jobs
+from dada import engine, jobs
+from dada.empty import empty_beam_of
 from dada.errors import DataChanged, UsageError
 from dada.frames import kernel_dtype
 from dada.geometry import Geometry, read_poni
 from dada.grid import frames_needed, to_map
-from dada.kernels import KERNEL_VERSION
+from dada.kernels import FrameSums
 from dada.mask import combine, cut_of, read_mask
 from dada.options import StxmOptions
 from dada.plan import SumsPlan, share
+from dada.provenance import provenance_of, remembered
 from dada.quantity import format_bytes
 from dada.reductions.centre_of_mass import phase_gradient
 from dada.reductions.dpc import integrate
 from dada.reductions.protocol import Quantity, Reduction, Setup
-from dada.results.keys import run_id
 from dada.results.store import ResultsStore
 from dada.scan import Scan, open_scan
 from dada.selection import choose
-from dada.version import FileVersion
-from dada.workers import Workers, local_workers
+from dada.workers import Plan, Workers, local_workers
 
 #: A scan that grows meanwhile is opened again so often before the run gives up.
 REOPEN = 3
 #: Bytes that the sums of a scan may take.
 MOST_MEMORY = 4 << 30
-MakeWorkers = Callable[[Scan, SumsPlan], Workers]
+MakeWorkers = Callable[[Scan, Plan], Workers]
+_T = TypeVar("_T")
+
+
+class PixelOptions(Protocol):
+    """Options that say which pixels count."""
+
+    masks: tuple[str, ...]
+    cut: int | None
+    threshold: int | None
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ class StxmResult:
     map_ptr: np.ndarray
     mask: np.ndarray
     geometry: Geometry | None
-    damaged: tuple[jobs.DamagedFrame, ...]
-    progress: jobs.Progress
+    damaged: tuple[engine.DamagedFrame, ...]
+    progress: engine.Progress
     provenance: Mapping[str, Any]
     run_id: str = field(default="")
 
@@ -78,7 +82,7 @@ def analyse(
     *,
     store: ResultsStore | None = None,
     make_workers: MakeWorkers = local_workers,
-    notify: jobs.Callback = lambda progress: None,
+    notify: engine.Callback = lambda progress: None,
     user_mask: np.ndarray | None = None,
 ) -> StxmResult:
     """Run the analysis that the options describe.
@@ -86,10 +90,20 @@ def analyse(
     user_mask: (rows, columns), non-zero = invalid, instead of reading `options.masks`.
     Raises UsageError, DataError, Interrupted.
     """
+    return with_a_steady_scan(
+        options.scan,
+        options.channel,
+        options.grid.aborted,
+        lambda scan: _analyse(options, scan, store, make_workers, notify, user_mask),
+    )
+
+
+def with_a_steady_scan(name: str, channel: int, missing_ok: bool, run: Callable[[Scan], _T]) -> _T:
+    """Open a scan and run something over it, again with what there is then where its files changed meanwhile."""
     for attempt in range(REOPEN):
-        scan = open_scan(options.scan, channel=options.channel, missing_ok=options.grid.aborted)
+        scan = open_scan(name, channel=channel, missing_ok=missing_ok)
         try:
-            return _analyse(options, scan, store, make_workers, notify, user_mask)
+            return run(scan)
         except DataChanged:
             if attempt == REOPEN - 1:
                 raise
@@ -101,7 +115,7 @@ def _analyse(
     scan: Scan,
     store: ResultsStore | None,
     make_workers: MakeWorkers,
-    notify: jobs.Callback,
+    notify: engine.Callback,
     user_mask: np.ndarray | None,
 ) -> StxmResult:
     map_ptr = options.grid.map_ptr(scan.n_frames)
@@ -111,23 +125,25 @@ def _analyse(
     reductions = choose(options, setup)
     tables = [reduction.prepare(setup) for reduction in reductions]
     plan = SumsPlan.of(setup, tables)
-    _check_memory(plan, scan.n_frames)
-    provenance = _provenance(options, scan, setup)
-    name = run_id({key: provenance[key] for key in ("options", "files", "mask")})
-    if store is not None:
-        store.remember_run(name, provenance)
+    check_memory(plan, scan.n_frames)
+    provenance = provenance_of(options, scan, setup)
+    empty = empty_beam_of(options, scan, plan, map_ptr, store=store, make_workers=make_workers, notify=notify)
+    if empty is not None:
+        provenance["empty"] = empty.provenance
+    provenance, name = remembered(provenance, store)
     sums = jobs.run(scan, plan, wanted, store=store, workers=lambda: make_workers(scan, plan), notify=notify)
     maps: dict[str, Map] = {}
     for index, reduction in enumerate(reductions):
         own = share(plan, tables, index, sums.sums, sums.tables)
-        maps |= _maps(reduction, own, wanted, map_ptr)
+        correct = None if empty is None else empty.correction(share(plan, tables, index, empty.sums, empty.tables))
+        maps |= _maps(reduction, own, wanted, map_ptr, correct)
     maps |= _phase(maps, options, setup.geometry)
     return StxmResult(
         options, scan, maps, map_ptr, setup.mask, setup.geometry, sums.damaged, sums.progress, provenance, name
     )
 
 
-def _check_memory(plan: SumsPlan, n_frames: int) -> None:
+def check_memory(plan: SumsPlan, n_frames: int) -> None:
     """Raises UsageError where the sums alone (two int64 each) would need more memory than a node has to spare."""
     size = 16 * n_frames * sum(part.width for part in plan.parts)
     if size > MOST_MEMORY:
@@ -139,14 +155,22 @@ def _check_memory(plan: SumsPlan, n_frames: int) -> None:
 
 def prepare(options: StxmOptions, scan: Scan, user_mask: np.ndarray | None = None) -> Setup:
     """Mask, cut and geometry of a scan. Raises UsageError, DataError."""
+    mask, cut = invalid_pixels(options, scan, user_mask)
+    return Setup(scan.shape, kernel_dtype(scan.dtype), mask, geometry_of(options, scan), cut, options.threshold)
+
+
+def invalid_pixels(options: PixelOptions, scan: Scan, user_mask: np.ndarray | None) -> tuple[np.ndarray, int]:
+    """(rows, columns) bool, True = invalid, and the lowest invalid count. Raises UsageError, DataError."""
     if user_mask is None:
         users = [read_mask(name, scan.shape) for name in options.masks]
     else:
         users = [user_mask]
-    dtype = kernel_dtype(scan.dtype)
-    cut = options.cut if options.cut is not None else cut_of(dtype, scan.detector.saturation)
-    mask = combine(scan.shape, scan.detector.pixel_mask, *users)
-    return Setup(scan.shape, dtype, mask, geometry_of(options, scan), cut)
+    if options.cut is not None and options.cut < 1:
+        raise UsageError(f"--cut {options.cut} would make every pixel invalid; give the lowest invalid count")
+    cut = cut_of(kernel_dtype(scan.dtype), scan.detector.saturation if options.cut is None else options.cut - 1)
+    if options.threshold is not None and not 0 <= options.threshold < cut:
+        raise UsageError(f"a threshold of {options.threshold} is not possible: valid counts lie from 0 to {cut - 1}")
+    return combine(scan.shape, scan.detector.pixel_mask, *users), cut
 
 
 def geometry_of(options: StxmOptions, scan: Scan) -> Geometry | None:
@@ -170,13 +194,20 @@ def geometry_of(options: StxmOptions, scan: Scan) -> Geometry | None:
     )
 
 
-def _maps(reduction: Reduction, sums: Any, wanted: np.ndarray, map_ptr: np.ndarray) -> dict[str, Map]:
+def _maps(
+    reduction: Reduction,
+    sums: FrameSums,
+    wanted: np.ndarray,
+    map_ptr: np.ndarray,
+    correct: Callable[[FrameSums, np.ndarray], FrameSums] | None = None,
+) -> dict[str, Map]:
     """What a reduction makes of the wanted frames, laid out as maps."""
     rows = np.flatnonzero(wanted)
     position = np.full(wanted.size, -1)
     position[rows] = np.arange(rows.size)
     pointer = np.where(map_ptr >= 0, position[np.maximum(map_ptr, 0)], -1)
-    found: Mapping[str, Quantity] = reduction.finish(reduction.merge([reduction.frames(sums[rows])]))
+    own = sums[rows] if correct is None else correct(sums[rows], rows)
+    found: Mapping[str, Quantity] = reduction.finish(own if correct else reduction.merge([reduction.frames(own)]))
     return {
         name: Map(to_map(np.asarray(item.values), pointer), item.unit, item.long_name, tuple(item.axes))
         for name, item in found.items()
@@ -197,37 +228,3 @@ def _phase(maps: Mapping[str, Map], options: StxmOptions, geometry: Geometry | N
     gradients = (phase_gradient(values, geometry.wavelength_nm) for values in deflections)
     phase = integrate(*gradients, (grid.step[0] * 1e-6, grid.step[1] * 1e-6))
     return {"phase": Map(phase, "rad", "Phase from both deflections (least squares), without its mean slope")}
-
-
-def _provenance(options: StxmOptions, scan: Scan, setup: Setup) -> dict[str, Any]:
-    from dada import __version__
-
-    absolute = dataclasses.replace(options, scan=_absolute(options.scan), poni=options.poni and _absolute(options.poni))
-    return {
-        "program": "dada",
-        "version": __version__,
-        "kernel_version": KERNEL_VERSION,
-        "numpy_version": np.__version__,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "options": absolute.describe(),
-        "frames": {"count": scan.n_frames, "shape": list(scan.shape), "dtype": scan.dtype.str},
-        "detector": scan.detector.describe(),
-        "geometry": setup.geometry.describe() if setup.geometry else None,
-        "cut": setup.cut,
-        "mask": {
-            "sha256": hashlib.sha256(np.packbits(setup.mask).tobytes()).hexdigest(),
-            "invalid_pixels": int(setup.mask.sum()),
-        },
-        "files": [
-            [str(segment.path), segment.dataset, segment.count, _version(segment.version)] for segment in scan.segments
-        ],
-    }
-
-
-def _version(version: FileVersion | None) -> list[int] | None:
-    return version.describe() if version else None
-
-
-def _absolute(name: str) -> str:
-    path, separator, dataset = name.partition("::")
-    return os.path.abspath(Path(path)) + separator + dataset

@@ -7,22 +7,24 @@ result.maps["itot"].values
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dada.analysis import StxmResult, analyse
+from dada.analysis import StxmResult
+from dada.engine import Callback
+from dada.frame_analysis import FramesResult
+from dada.frame_options import AverageOptions, CompositeOptions
 from dada.grid import ScanGrid
-from dada.jobs import Callback
-from dada.nexus import read_options, write_nexus
+from dada.kinds import KINDS, Options, options_of
+from dada.nexus import read_options
 from dada.options import DEFAULT_RADIAL_BINS, Ring, StxmOptions
-from dada.plan import SumsPlan
 from dada.results.store import ResultsStore, open_store
 from dada.scan import Scan
-from dada.workers import Workers, local_workers
+from dada.workers import Plan, Workers, local_workers
 
 Store = str | Path | ResultsStore | None | bool
 
@@ -72,6 +74,91 @@ def stxm(
     return run(options, store, output, png, jobs, cluster, notify, user_mask)
 
 
+def average(
+    scan: str | Path,
+    shape: tuple[int, int] | None = None,
+    *,
+    region: tuple[int, int, int, int] | None = None,
+    frames: Sequence[int] = (),
+    binning: int = 1,
+    mask: str | np.ndarray | None = None,
+    cut: int | None = None,
+    threshold: int | None = None,
+    grid: ScanGrid | None = None,
+    store: Store = None,
+    output: str | Path | None = None,
+    png: str | Path | None = None,
+    jobs: int | None = None,
+    cluster: str | None = None,
+    notify: Callback = lambda progress: None,
+    channel: int = 0,
+) -> FramesResult:
+    """Sum, average, maximum and variance of each pixel over a scan, a region of its map or a list of frames.
+
+    shape: (ny, nx) points, needed for a region; `grid` instead for scans that were not taken row by row. region: (first
+    row, end, first column, end) in points. frames: their numbers, counted from 0. binning: pixels taken together. cut:
+    counts from here on are invalid. threshold: counts below it are taken as 0. The rest as in `stxm`. The images are
+    `.images["average"].values` and so on, (rows, columns). Raises dada.errors.UserError with a sentence for a person.
+    """
+    options = AverageOptions(
+        str(scan),
+        grid or (ScanGrid(tuple(shape)) if shape else None),
+        region=region and tuple(region),
+        frames=tuple(int(frame) for frame in frames),
+        masks=(mask,) if isinstance(mask, str) else (),
+        binning=binning,
+        cut=cut,
+        threshold=threshold,
+        channel=channel,
+    )
+    user_mask = mask if isinstance(mask, np.ndarray) else None
+    return run(options, store, output, png, jobs, cluster, notify, user_mask)
+
+
+def composite(
+    scan: str | Path,
+    shape: tuple[int, int] | None = None,
+    *,
+    region: tuple[int, int, int, int] | None = None,
+    skip: tuple[int, int] = (1, 1),
+    crop: tuple[int, int, int, int] | None = None,
+    binning: int = 0,
+    border: int = 1,
+    mask: str | np.ndarray | None = None,
+    cut: int | None = None,
+    threshold: int | None = None,
+    grid: ScanGrid | None = None,
+    store: Store = None,
+    output: str | Path | None = None,
+    png: str | Path | None = None,
+    jobs: int | None = None,
+    cluster: str | None = None,
+    notify: Callback = lambda progress: None,
+    channel: int = 0,
+) -> FramesResult:
+    """The frames of a scan, each made small, side by side as one image: `.images["composite"].values`.
+
+    region: (first row, end, first column, end) in points of the map. skip: every n-th row and column of them. crop: the
+    same four numbers in pixels of the detector. binning: pixels taken together, 0 for what makes a picture for a
+    screen. border: pixels between two frames. The rest as in `average`.
+    """
+    options = CompositeOptions(
+        str(scan),
+        grid or (ScanGrid(tuple(shape)) if shape else None),
+        region=region and tuple(region),
+        skip=tuple(skip),
+        crop=crop and tuple(crop),
+        binning=binning,
+        border=border,
+        masks=(mask,) if isinstance(mask, str) else (),
+        cut=cut,
+        threshold=threshold,
+        channel=channel,
+    )
+    user_mask = mask if isinstance(mask, np.ndarray) else None
+    return run(options, store, output, png, jobs, cluster, notify, user_mask)
+
+
 def recompute(
     result: str | Path,
     *,
@@ -82,16 +169,17 @@ def recompute(
     jobs: int | None = None,
     cluster: str | None = None,
     notify: Callback = lambda progress: None,
-) -> StxmResult:
+) -> StxmResult | FramesResult:
     """Compute a result again from its own file: same parameters, same mask; `scan`: where the scan is now."""
-    options, mask = read_options(Path(result))
+    description, mask = read_options(Path(result))
+    options = options_of(description)
     if scan is not None:
         options = replace(options, scan=str(scan))
     return run(options, store, output, png, jobs, cluster, notify, mask)
 
 
 def run(
-    options: StxmOptions,
+    options: Options,
     store: Store = None,
     output: str | Path | None = None,
     png: str | Path | None = None,
@@ -99,20 +187,21 @@ def run(
     cluster: str | None = None,
     notify: Callback = lambda progress: None,
     user_mask: np.ndarray | None = None,
-) -> StxmResult:
+) -> Any:
     """Run the options and write what is asked for."""
+    kind = KINDS[options.kind]
     opened = open_results(store)
     try:
-        result = analyse(options, store=opened, make_workers=workers(jobs, cluster), notify=notify, user_mask=user_mask)
+        result = kind.analyse(
+            options, store=opened, make_workers=workers(jobs, cluster), notify=notify, user_mask=user_mask
+        )
     finally:
         if opened is not None and opened is not store:
             opened.close()
     if output is not None:
-        write_nexus(Path(output), result)
+        kind.write(Path(output), result)
     if png is not None:
-        from dada.picture import draw
-
-        draw(Path(png), result)
+        kind.draw(Path(png), result)
     return result
 
 
@@ -125,7 +214,7 @@ def open_results(store: Store) -> ResultsStore | None:
     return store
 
 
-def workers(jobs: int | None, cluster: str | None) -> Callable[[Scan, SumsPlan], Workers]:
+def workers(jobs: int | None, cluster: str | None) -> Callable[[Scan, Plan], Workers]:
     """Makes the workers: those of a Dask cluster, else `jobs` local ones."""
     if cluster:
         from dada.cluster import DaskWorkers

@@ -44,8 +44,10 @@ def list_runs(store: str | None, as_json: bool) -> None:
         click.echo(json.dumps({"records": records, "bytes": size, "runs": dict(newest)}))
         return
     for run_id, run in newest:
-        shape = "x".join(str(n) for n in run["options"]["grid"]["shape"])
-        click.echo(f"{run_id}  {run['date'][:19]}  {shape:>9}  {run['options']['scan']}")
+        options = run["options"]
+        shape = "x".join(str(n) for n in (options.get("grid") or {"shape": ["-"]})["shape"])
+        kind = options.get("kind", "stxm")
+        click.echo(f"{run_id}  {run['date'][:19]}  {kind:<9}  {shape:>9}  {options['scan']}")
     click.echo(f"{len(runs)} runs; {records} records, {format_bytes(size)} in {opened.name}", err=True)
 
 
@@ -67,11 +69,11 @@ def show(run: str, store: str | None) -> None:
 def export(run: str, output: Path, png: Path | None, store: str | None) -> None:
     """Write the maps of RUN to a file; what the store no longer has is computed again."""
     from dada import api, console
-    from dada.options import StxmOptions
+    from dada.kinds import options_of
 
     with _opened(store) as opened:
         _, description = find_run(opened, run)
-        result = api.run(StxmOptions.from_description(description["options"]), opened, output, png)
+        result = api.run(options_of(description["options"]), opened, output, png)
         for line in console.account(result, opened, str(output), png and str(png)):
             console.say(line)
 

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from dada.errors import UsageError, UserError
-from dada.patches import Part, Patch, PatchSums, compute
-from dada.plan import SumsPlan
-from dada.workers import READS_PER_WORKER, WorkerDied
+from dada.patches import Part, Patch, PatchSums
+from dada.pixel_units import Unit, UnitSums
+from dada.workers import READS_PER_WORKER, Plan, WorkerDied, work
 
 _SCHEMES = ("tcp://", "tls://", "inproc://")
 _CONNECT_S = 10
@@ -27,7 +27,7 @@ _readers_lock = threading.Lock()
 class DaskWorkers:
     """The workers of the cluster whose scheduler is at `address`. Raises UserError when it does not answer."""
 
-    def __init__(self, address: str, plan: SumsPlan) -> None:
+    def __init__(self, address: str, plan: Plan) -> None:
         try:
             import distributed
         except ImportError:
@@ -71,8 +71,8 @@ class DaskWorkers:
         self._client.close()
 
 
-def _compute_on_worker(patch: Patch, plan: SumsPlan, parts: tuple[Part, ...]) -> PatchSums:
-    return compute(patch, plan, parts, _worker_readers())
+def _compute_on_worker(patch: Patch | Unit, plan: Plan, parts: tuple[Part, ...]) -> PatchSums | UnitSums:
+    return work(patch, plan, parts, _worker_readers())
 
 
 def _worker_readers() -> ThreadPoolExecutor:

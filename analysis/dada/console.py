@@ -13,11 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.progress import Task as RichTask
 from rich.text import Text
 
-from dada import jobs
+from dada import engine
 from dada.analysis import StxmResult
+from dada.frame_analysis import FramesResult
 from dada.quantity import format_bytes
 from dada.results.store import ResultsStore
 
+Result = StxmResult | FramesResult
+_OUTPUTS = {"stxm": "maps", "average": "frames", "composite": "composite"}
 _DAMAGED_SHOWN = 5
 _UPDATE_EVERY_S = 0.1
 
@@ -67,10 +70,10 @@ def progress_bar(what: str, quiet: bool = False) -> Iterator[Bar]:
         yield update
 
 
-def follow(bar: Bar) -> jobs.Callback:
+def follow(bar: Bar) -> engine.Callback:
     """A run's callback that drives a bar."""
 
-    def notify(progress: jobs.Progress) -> None:
+    def notify(progress: engine.Progress) -> None:
         notes = []
         if progress.from_store:
             notes.append(f"{progress.from_store} from the store")
@@ -81,7 +84,7 @@ def follow(bar: Bar) -> jobs.Callback:
     return notify
 
 
-def account(result: StxmResult, store: ResultsStore | None, output: str | None, png: str | None) -> list[str]:
+def account(result: Result, store: ResultsStore | None, output: str | None, png: str | None) -> list[str]:
     """What a run did, in a few lines."""
     progress = result.progress
     lines = [f"{progress.frames} frames: {progress.from_store} from the results store, {progress.computed} computed"]
@@ -97,29 +100,34 @@ def account(result: StxmResult, store: ResultsStore | None, output: str | None, 
             f"results store {store.name}: {counters.failures} calls failed, {counters.refused} results were not kept "
             f"({counters.last_failure})"
         )
-    lines += [f"{what} in {where}" for what, where in (("maps", output), ("picture", png)) if where]
+    written = ((_OUTPUTS[result.options.kind], output), ("picture", png))
+    lines += [f"{what} in {where}" for what, where in written if where]
     return lines
 
 
-def _damages(result: StxmResult) -> list[str]:
+def _damages(result: Result) -> list[str]:
     damaged = result.damaged
     if not damaged:
         return []
     count = "1 frame is" if len(damaged) == 1 else f"{len(damaged)} frames are"
-    lines = [f"{count} damaged or missing, NaN on the map:"]
+    lines = [f"{count} damaged or missing, {_without(result)}:"]
     lines += [f"  {item}" for item in damaged[:_DAMAGED_SHOWN]]
     if len(damaged) > _DAMAGED_SHOWN:
         lines.append(f"  and {len(damaged) - _DAMAGED_SHOWN} more, listed in /entry/dada/damaged of the output")
     return lines
 
 
-def as_json(result: StxmResult, store: ResultsStore | None, output: str | None, png: str | None) -> dict[str, Any]:
+def _without(result: Result) -> str:
+    return "left out" if result.options.kind == "average" else "NaN on the map"
+
+
+def as_json(result: Result, store: ResultsStore | None, output: str | None, png: str | None) -> dict[str, Any]:
     """The same for programs."""
     progress = result.progress
     return {
         "run": result.run_id,
         "scan": str(result.scan.path),
-        "shape": list(result.map_ptr.shape),
+        "shape": None if result.map_ptr is None else list(result.map_ptr.shape),
         "frames": progress.frames,
         "from_store": progress.from_store,
         "computed": progress.computed,
@@ -131,11 +139,17 @@ def as_json(result: StxmResult, store: ResultsStore | None, output: str | None, 
             {"frame": d.frame, "file": str(d.path), "dataset": d.dataset, "number": d.number, "reason": d.reason}
             for d in result.damaged
         ],
-        "maps": list(result.maps),
+        **_what(result),
         "store": None if store is None else {"name": store.name, **vars(store.counters)},
         "output": output,
         "png": png,
     }
+
+
+def _what(result: Result) -> dict[str, Any]:
+    if isinstance(result, StxmResult):
+        return {"maps": list(result.maps)}
+    return {"images": list(result.images), "frames_used": len(result.frames)}
 
 
 def say(line: str) -> None:

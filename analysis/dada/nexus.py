@@ -16,30 +16,47 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
 
 from dada.analysis import Map, StxmResult
+from dada.engine import DamagedFrame
 from dada.errors import DataError, UserError
 from dada.geometry import Geometry
-from dada.options import StxmOptions
+from dada.scan import Scan
 
 _PROCESS = "/entry/dada"
+
+
+class Result(Protocol):
+    """What every kind of result says about how it was made."""
+
+    map_ptr: np.ndarray | None
+    mask: np.ndarray
+    provenance: Mapping[str, Any]
+    damaged: Sequence[DamagedFrame]
+
+
 #: Maps that are a point's whole curve over q, by name of the reduction's quantity.
 _RADIAL = "iq"
 
 
 def write_nexus(path: Path, result: StxmResult) -> None:
-    """Write the result to `path`, replacing what is there only once all of it is written. Raises UserError."""
+    """Write the maps to `path`, replacing what is there only once all of it is written. Raises UserError."""
+    write_whole(path, lambda file: _write_entry(file, result, path))
+
+
+def write_whole(path: Path, write: Callable[[h5py.File], None]) -> None:
+    """Write a file aside and put it in its place when it is complete. Raises UserError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(temporary, "w", libver=("v110", "v110"), locking=False) as file:
-            _write_entry(file, result, path)
+            write(file)
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(
@@ -51,24 +68,28 @@ def write_nexus(path: Path, result: StxmResult) -> None:
 
 
 def _write_entry(file: h5py.File, result: StxmResult, path: Path) -> None:
-    file.attrs["NX_class"] = "NXroot"
-    file.attrs["default"] = "entry"
-    file.attrs["creator"] = "dada"
-    entry = _group(file, "entry", "NXentry")
+    entry = new_entry(file, f"STXM of {result.scan.name}", "itot")
     file["entry_0000"] = h5py.SoftLink("/entry")
-    entry["title"] = f"STXM of {result.scan.name}"
-    entry["definition"] = "NXprocess"
-    entry.attrs["default"] = "itot"
     for name, item in result.maps.items():
         _write_map(entry, name, item, result)
-    _write_process(entry, result)
-    _write_links(entry, result, path)
+    write_process(entry, result)
+    write_links(entry, result.scan, path)
     if _RADIAL in result.maps:
         _write_diffmap(entry, result)
 
 
+def new_entry(file: h5py.File, title: str, default: str) -> h5py.Group:
+    """The file's only entry; `default` names the NXdata that is shown first."""
+    file.attrs.update({"NX_class": "NXroot", "default": "entry", "creator": "dada"})
+    entry = group_of(file, "entry", "NXentry")
+    entry["title"] = title
+    entry["definition"] = "NXprocess"
+    entry.attrs["default"] = default
+    return entry
+
+
 def _write_map(entry: h5py.Group, name: str, item: Map, result: StxmResult) -> None:
-    group = _group(entry, name, "NXdata")
+    group = group_of(entry, name, "NXdata")
     group.attrs["signal"] = "data"
     group.attrs["axes"] = ["slow", "fast", *(axis for axis, _, _ in item.axes)]
     group["title"] = item.long_name
@@ -95,22 +116,24 @@ def _write_scan_axes(group: h5py.Group, result: StxmResult) -> None:
         group[name].attrs["interpretation"] = "scalar"
 
 
-def _write_process(entry: h5py.Group, result: StxmResult) -> None:
-    process = _group(entry, "dada", "NXprocess")
+def write_process(entry: h5py.Group, result: Result) -> None:
+    """How it was made: what `read_options` reads back, and the frames that could not be used."""
+    process = group_of(entry, "dada", "NXprocess")
     process["program"] = "dada"
     process["version"] = result.provenance["version"]
     process["date"] = result.provenance["date"]
-    process["map_ptr"] = result.map_ptr
-    process["map_ptr"].attrs["long_name"] = "frame shown at each point, -1: none"
+    if result.map_ptr is not None:
+        process["map_ptr"] = result.map_ptr
+        process["map_ptr"].attrs["long_name"] = "frame shown at each point, -1: none"
     process.create_dataset("mask", data=result.mask, chunks=result.mask.shape, compression="gzip", shuffle=True)
     process["mask"].attrs["long_name"] = "pixels that were left out: detector's mask and user's masks"
-    note = _group(process, "configuration", "NXnote")
+    note = group_of(process, "configuration", "NXnote")
     note["type"] = "application/json"
     note["data"] = json.dumps(result.provenance, indent=1)
     _write_damaged(process, result)
 
 
-def _write_damaged(process: h5py.Group, result: StxmResult) -> None:
+def _write_damaged(process: h5py.Group, result: Result) -> None:
     """The frames without a result: number in the scan, file, dataset, number in the dataset and why."""
     text = h5py.string_dtype()
     kind = np.dtype([("frame", "i8"), ("file", text), ("dataset", text), ("number", "i8"), ("reason", text)])
@@ -118,9 +141,10 @@ def _write_damaged(process: h5py.Group, result: StxmResult) -> None:
     process.create_dataset("damaged", data=np.array(rows, dtype=kind), maxshape=(None,), chunks=(64,))
 
 
-def _write_links(entry: h5py.Group, result: StxmResult, path: Path) -> None:
-    measurement = _group(entry, "measurement", "NXcollection")
-    for number, segment in enumerate(result.scan.segments, 1):
+def write_links(entry: h5py.Group, scan: Scan, path: Path) -> None:
+    """External links to the frames."""
+    measurement = group_of(entry, "measurement", "NXcollection")
+    for number, segment in enumerate(scan.segments, 1):
         if segment.dataset:
             target = os.path.relpath(os.path.abspath(segment.path), os.path.abspath(path.parent))
             measurement[f"images_{number:04d}"] = h5py.ExternalLink(target, segment.dataset)
@@ -131,7 +155,7 @@ def _write_diffmap(entry: h5py.Group, result: StxmResult) -> None:
     item = result.maps[_RADIAL]
     axis, radial, unit = item.axes[0]
     ny, nx, n_radial = item.values.shape
-    process = _group(entry, "pyFAI", "NXprocess")
+    process = group_of(entry, "pyFAI", "NXprocess")
     process["program"] = "dada"
     process["version"] = result.provenance["version"]
     process["date"] = result.provenance["date"]
@@ -140,10 +164,10 @@ def _write_diffmap(entry: h5py.Group, result: StxmResult) -> None:
         process[f"dim{number}"] = count
         process[f"dim{number}"].attrs["axis"] = name
     process["offset"] = result.options.grid.offset
-    configuration = _group(process, "configuration", "NXnote")
+    configuration = group_of(process, "configuration", "NXnote")
     configuration["type"] = "text/json"
     configuration["data"] = json.dumps(_pyfai_configuration(result.geometry, n_radial, axis))
-    data = _group(process, "result", "NXdata")
+    data = group_of(process, "result", "NXdata")
     data.attrs["signal"] = "map"
     data.attrs["axes"] = [axis, "slow", "fast"]
     intensity = item.values.astype(np.float32)
@@ -195,20 +219,21 @@ def _pyfai_configuration(geometry: Geometry | None, n_radial: int, axis: str) ->
     }
 
 
-def read_options(path: Path) -> tuple[StxmOptions, np.ndarray]:
-    """How a result was made: its options and its mask (rows, columns) bool. Raises DataError."""
+def read_options(path: Path) -> tuple[Mapping[str, Any], np.ndarray]:
+    """How a result was made: the description of its options and its mask (rows, columns) bool. Raises DataError."""
     try:
         with h5py.File(path, "r", locking=False) as file:
             provenance: Mapping[str, Any] = json.loads(file[f"{_PROCESS}/configuration/data"][()])
             mask = file[f"{_PROCESS}/mask"][()].astype(bool)
     except FileNotFoundError:
-        raise DataError(f"{path} is not there; give a file that `dada stxm -o` wrote") from None
+        raise DataError(f"{path} is not there; give a file that `dada -o` wrote") from None
     except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"{path} is not a result of dada ({error}); give a file that `dada stxm -o` wrote") from None
-    return StxmOptions.from_description(provenance["options"]), mask
+        raise DataError(f"{path} is not a result of dada ({error}); give a file that `dada -o` wrote") from None
+    return dict(provenance["options"]), mask
 
 
-def _group(parent: h5py.Group, name: str, kind: str) -> h5py.Group:
+def group_of(parent: h5py.Group, name: str, kind: str) -> h5py.Group:
+    """A new group of that NeXus class, whose members keep their order."""
     group = parent.create_group(name, track_order=True)
     group.attrs["NX_class"] = kind
     return group

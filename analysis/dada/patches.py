@@ -35,6 +35,16 @@ class Patch:
         """How many frames."""
         return self.stretch.count
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the frames as they are stored."""
+        return stored_bytes(self.stretch)
+
+    @property
+    def label(self) -> str:
+        """The file, for people."""
+        return self.stretch.path.name
+
 
 @dataclass(frozen=True)
 class Damage:
@@ -75,11 +85,17 @@ def patches_of(scan: Scan, wanted: np.ndarray, patch_frames: int = PATCH_FRAMES)
             stop = min((start // patch_frames + 1) * patch_frames, segment.start + segment.count)
             first = segment.first + start - segment.start
             if wanted[first : first + stop - start].any():
-                yield Patch(first, _stretch(scan, segment, start, stop))
+                yield Patch(first, stretch_of(scan, segment, start, stop))
             start = stop
 
 
-def _stretch(scan: Scan, segment: Segment, start: int, stop: int) -> Stretch:
+def stored_bytes(stretch: Stretch) -> int:
+    """Bytes of a stretch's frames as they are stored."""
+    return int(np.maximum(stretch.table.sizes[:, stretch.channel], 0).sum())
+
+
+def stretch_of(scan: Scan, segment: Segment, start: int, stop: int) -> Stretch:
+    """Frames [start, stop) of the dataset of a segment that is there."""
     assert segment.table is not None
     assert segment.version is not None
     return Stretch(

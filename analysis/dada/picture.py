@@ -18,7 +18,7 @@ from dada.errors import UserError
 _PERCENTILES = (1.0, 99.0)
 _HOLE = "#d9d9d9"
 _PANEL_INCHES = 3.6
-_STYLE = {
+STYLE = {
     "font.size": 9,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
@@ -32,14 +32,26 @@ Panel = Callable[[Axes], None]
 
 def draw(path: Path, result: StxmResult) -> None:
     """Write a PNG with a panel for each map worth looking at. Raises UserError when it cannot be written."""
-    with mpl.rc_context(_STYLE):
-        figure = _figure(result)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=150)
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"the picture cannot be written to {path}: {reason}; choose another --png") from error
+    with mpl.rc_context(STYLE):
+        save(_figure(result), path)
+
+
+def new_figure(inches: tuple[float, float]) -> Figure:
+    """An empty figure that needs no screen."""
+    figure = Figure(figsize=inches, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+    return figure
+
+
+def save(figure: Figure, path: Path, dpi: int = 150) -> None:
+    """Write a figure as PNG. Raises UserError when that is not possible."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=dpi)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"the picture cannot be written to {path}: {reason}; choose another --png") from error
 
 
 def _figure(result: StxmResult) -> Figure:
@@ -50,9 +62,7 @@ def _figure(result: StxmResult) -> Figure:
     height = _PANEL_INCHES * float(
         np.clip(ny * result.options.grid.step[0] / (nx * result.options.grid.step[1]), 0.4, 2)
     )
-    figure = Figure(figsize=(_PANEL_INCHES * 1.18 * columns, height * rows + 0.7), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+    figure = new_figure((_PANEL_INCHES * 1.18 * columns, height * rows + 0.7))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, panel in zip(axes, panels, strict=False):
         panel(axis)
@@ -144,7 +154,7 @@ def _scalar(axis: Axes, result: StxmResult, name: str, title: str, colours: str)
     item = result.maps[name]
     low, high = limits(item.values)
     image = axis.imshow(item.values, cmap=colours, vmin=low, vmax=high, extent=_extent(result))
-    _bar(axis, image, item.unit)
+    colour_bar(axis, image, item.unit)
     _dress(axis, result, title)
 
 
@@ -156,15 +166,17 @@ def _centred(axis: Axes, result: StxmResult, name: str, title: str) -> None:
     low, high = limits(item.values - median)
     reach = max(-low, high)
     image = axis.imshow(item.values - median, cmap="RdBu_r", vmin=-reach, vmax=reach, extent=_extent(result))
-    _bar(axis, image, f"{item.unit} from {median:.1f}")
+    colour_bar(axis, image, f"{item.unit} from {median:.1f}")
     _dress(axis, result, title)
 
 
-def _bar(axis: Axes, image: mpl.cm.ScalarMappable, label: str) -> None:
+def colour_bar(axis: Axes, image: mpl.cm.ScalarMappable, label: str) -> None:
+    """The scale beside an image."""
     bar = axis.figure.colorbar(image, cax=axis.inset_axes((1.03, 0, 0.05, 1)))
     bar.set_label(label)
     bar.outline.set_linewidth(0.6)
-    bar.formatter.set_powerlimits((-3, 5))
+    if hasattr(bar.formatter, "set_powerlimits"):  # a logarithmic scale has powers anyway
+        bar.formatter.set_powerlimits((-3, 5))
 
 
 def _deflection(axis: Axes, result: StxmResult) -> None:

@@ -38,8 +38,8 @@ class Part:
 class SumsPlan:
     """The tables of a scan; arrays have the shape (rows, columns) of a frame.
 
-    mask: True = invalid. cut: counts from here on are invalid, None for what the type implies. bins: (uint16 number of
-    each pixel's bin, number of bins); rois: bool.
+    mask: True = invalid. cut: counts from here on are invalid, None for what the type implies. threshold: counts below
+    it are taken as 0. bins: (uint16 number of each pixel's bin, number of bins); rois: bool.
     """
 
     shape: tuple[int, int]
@@ -48,13 +48,14 @@ class SumsPlan:
     cut: int | None = None
     bins: tuple[tuple[np.ndarray, int], ...] = ()
     rois: tuple[np.ndarray, ...] = ()
+    threshold: int | None = None
 
     @classmethod
     def of(cls, setup: Setup, tables: Sequence[Tables]) -> SumsPlan:
         """The plan that computes all these tables in one pass over the data."""
         bins = tuple((table.bins, table.n_bins) for table in tables if table.bins is not None)
         rois = tuple(roi for table in tables for roi in table.rois.values())
-        return cls(setup.shape, setup.dtype, setup.mask, setup.cut, bins, rois)
+        return cls(setup.shape, setup.dtype, setup.mask, setup.cut, bins, rois, setup.threshold)
 
     @cached_property
     def bin_parts(self) -> tuple[Part, ...]:
@@ -73,8 +74,9 @@ class SumsPlan:
 
     @cached_property
     def digest(self) -> str:
-        """Names everything that all parts share: shape, type, mask and cut."""
-        return _digest(np.packbits(self.mask), self.shape, self.dtype.str, self.cut)
+        """Names everything that all parts share: shape, type, mask, cut and threshold."""
+        more = () if not self.threshold else (self.threshold,)
+        return _digest(np.packbits(self.mask), self.shape, self.dtype.str, self.cut, *more)
 
     def reducers(self, parts: Sequence[Part]) -> list[tuple[tuple[Part, ...], FrameReducer]]:
         """Reducers that compute these parts and no others, and which part each computes; made once per process.
@@ -105,6 +107,7 @@ class SumsPlan:
             rois=np.array(rois) if rois else None,
             moments=any(part.family == MOMENTS for part in group),
             cut=self.cut,
+            threshold=self.threshold,
         )
 
 

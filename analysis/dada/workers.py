@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from dada.chunk_index import HDF5
 from dada.image_files import FABIO
 from dada.patches import Part, Patch, PatchSums, compute
+from dada.pixel_units import PixelPlan, Unit, UnitSums, compute_unit
 from dada.plan import SumsPlan
 from dada.scan import Scan
 
@@ -24,8 +25,18 @@ from dada.scan import Scan
 READS_PER_WORKER = 2
 
 
+Plan = SumsPlan | PixelPlan
+
+
 class WorkerDied(Exception):
     """The worker that had a patch is gone; another may try."""
+
+
+def work(patch: Patch | Unit, plan: Plan, parts: tuple[Part, ...], readers: Executor) -> PatchSums | UnitSums:
+    """What a worker does with a patch: sums of each frame, or of each pixel, as the plan says."""
+    if isinstance(plan, PixelPlan):
+        return compute_unit(patch, plan, readers)
+    return compute(patch, plan, parts, readers)
 
 
 class Workers(Protocol):
@@ -54,10 +65,8 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def local_workers(scan: Scan, plan: SumsPlan, jobs: int | None = None, processes: bool | None = None) -> Workers:
-    """Workers on this machine: `jobs` of them (default: one a core), processes or threads (default: what
-    suits the scan).
-    """
+def local_workers(scan: Scan, plan: Plan, jobs: int | None = None, processes: bool | None = None) -> Workers:
+    """Workers on this machine: `jobs` of them (default: one a core), processes or threads (default: what suits)."""
     jobs = jobs or usable_cores()
     if processes is None:
         slow = any(segment.table and segment.table.codec in (HDF5, FABIO) for segment in scan.segments)
@@ -81,14 +90,14 @@ class _Local:
 class LocalThreads(_Local):
     """Threads of this process."""
 
-    def __init__(self, plan: SumsPlan, jobs: int) -> None:
+    def __init__(self, plan: Plan, jobs: int) -> None:
         super().__init__(jobs)
         self._plan = plan
         self._pool = ThreadPoolExecutor(jobs, thread_name_prefix="reduce")
         self._readers = ThreadPoolExecutor(READS_PER_WORKER * jobs, thread_name_prefix="read")
 
     def submit(self, patch: Patch, parts: tuple[Part, ...]) -> Future[PatchSums]:
-        return self._pool.submit(compute, patch, self._plan, parts, self._readers)
+        return self._pool.submit(work, patch, self._plan, parts, self._readers)
 
     def result(self, future: Future[PatchSums]) -> PatchSums:
         return future.result()
@@ -102,9 +111,9 @@ class LocalProcesses(_Local):
     """Processes of this machine; when one dies the others are replaced too, and their patches raise WorkerDied."""
 
     def __init__(
-        self, plan: SumsPlan, jobs: int, task: Callable[[Patch, tuple[Part, ...]], PatchSums] | None = None
+        self, plan: Plan, jobs: int, task: Callable[[Patch, tuple[Part, ...]], PatchSums] | None = None
     ) -> None:
-        """task: what a process does with a patch, if not `compute` it."""
+        """task: what a process does with a patch, if not `work` on it."""
         super().__init__(jobs)
         self._plan = plan
         self._jobs = jobs
@@ -136,15 +145,15 @@ class LocalProcesses(_Local):
 class _InProcess:
     """What a worker process keeps: its plan and its reading threads."""
 
-    plan: SumsPlan
+    plan: Plan
     readers: Executor
 
 
-def _prepare_process(plan: SumsPlan) -> None:
+def _prepare_process(plan: Plan) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
     _InProcess.plan = plan
     _InProcess.readers = ThreadPoolExecutor(READS_PER_WORKER)
 
 
 def _compute_in_process(patch: Patch, parts: tuple[Part, ...]) -> PatchSums:
-    return compute(patch, _InProcess.plan, parts, _InProcess.readers)
+    return work(patch, _InProcess.plan, parts, _InProcess.readers)

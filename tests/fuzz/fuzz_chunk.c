@@ -54,6 +54,7 @@ static void make_plan(Plan *plan, uint8_t kind)
     plan->n_pixels = plan->n_rows * plan->n_columns;
     plan->element = elements[kind / 8 % 3];
     plan->cut = kind & 64 ? 9 : (uint32_t)((1ULL << (8 * plan->element)) - 2);
+    plan->threshold = kind / 24 % 2 ? 3 : 0;
     plan->moments = !(kind & 128);
     plan->n_bins = N_BINS;
     plan->n_rois = N_ROIS;
@@ -123,6 +124,8 @@ static void reduce_pixels(const Plan *plan, const uint8_t *pixels, Outcome *outc
             outcome->n_value_invalid++;
             continue;
         }
+        if (v < plan->threshold)
+            v = 0;
         const u128 weights[6] = {1, y, x, (u128)y * y, (u128)x * x, (u128)x * y};
         for (unsigned k = 0; k < (plan->moments ? 6 : 1); k++)
             outcome->sums[k] += v * weights[k];
@@ -140,6 +143,34 @@ static void reduce_pixels(const Plan *plan, const uint8_t *pixels, Outcome *outc
     }
 }
 
+/* A sound chunk twice, pixel by pixel, against its decoded pixels. */
+static void check_pixels(const Plan *plan, const Kernel *kernel, const Chunk *chunk, const uint8_t *decoded)
+{
+    size_t n = plan->n_pixels;
+    uint64_t *wide = calloc(n, 3 * sizeof *wide);
+    uint32_t *narrow = calloc(n, 2 * sizeof *narrow);
+    if (!wide || !narrow)
+        fail("no memory");
+    PixelSums pixels = {wide, wide + n, wide + 2 * n, narrow, narrow + n};
+    FrameSums sums[2] = {{.pixels = &pixels}, {.pixels = &pixels}};
+    Chunk batch[2] = {*chunk, *chunk};
+    if (reduce_batch(kernel, plan, batch, 2, sums))
+        fail("reduce_batch failed");
+    if (sums[0].status || sums[1].status)
+        fail("a chunk that was walked through could not be added");
+    for (size_t p = 0; p < n; p++) {
+        uint64_t v = 0;
+        memcpy(&v, decoded + p * plan->element, plan->element);
+        bool valid = plan->valid[p / 8] >> (p % 8) & 1, dropped = valid && v >= plan->cut;
+        v = valid && !dropped && v >= plan->threshold ? v : 0;
+        u128 squares = (u128)wide[2 * n + p] << 64 | wide[n + p];
+        if (wide[p] != 2 * v || squares != (u128)v * v * 2 || narrow[p] != v || narrow[n + p] != 2U * dropped)
+            fail("wrong sums of pixels");
+    }
+    free(wide);
+    free(narrow);
+}
+
 static void check_chunk(const Plan *plan, const Chunk *chunk)
 {
     static const char *names[] = {"portable", "avx2", "avx512"};
@@ -148,7 +179,6 @@ static void check_chunk(const Plan *plan, const Chunk *chunk)
     int status = decode_frame(chunk, plan->n_pixels, plan->element, pixels);
     if (status == STATUS_OK)
         reduce_pixels(plan, pixels, &expected);
-    free(pixels);
     for (unsigned k = 0; k < 3; k++) {
         const Kernel *kernel = kernel_choose(names[k]);
         if (!kernel)
@@ -160,7 +190,10 @@ static void check_chunk(const Plan *plan, const Chunk *chunk)
             fail("decoding and reducing disagree about a chunk");
         if (status == STATUS_OK && memcmp(&found, &expected, sizeof found))
             fail("wrong sums");
+        if (status == STATUS_OK && walk_chunk(kernel, chunk, plan->n_pixels, plan->element) == STATUS_OK)
+            check_pixels(plan, kernel, chunk, pixels);
     }
+    free(pixels);
 }
 
 /* The first two bytes choose plan and codec, the rest is the chunk. */

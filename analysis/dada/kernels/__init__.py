@@ -16,14 +16,24 @@ All sums are exact integers, so the order of addition does not matter and `refer
 numbers bit for bit. A chunk that cannot be decoded costs its own frame only: `FrameSums.status` says why, its
 sums are 0.
 
-`decode_frame` gives the pixels themselves. The environment variable DADA_KERNEL (portable, avx2, avx512)
-forces one set of machine instructions.
+`PixelAccumulator` adds frames up pixel by pixel instead; `decode_frame` gives the pixels themselves. The environment
+variable DADA_KERNEL (portable, avx2, avx512) forces one set of machine instructions.
 """
 
-from dada.kernels.reducer import BadChunk, Codec, FrameReducer, RawChunk, decode_frame, message
+from dada.kernels.reducer import BadChunk, Codec, FrameReducer, PixelAccumulator, RawChunk, decode_frame, message
 from dada.kernels.sums import FrameSums, Status
 
-__all__ = ["BadChunk", "Codec", "FrameReducer", "FrameSums", "RawChunk", "Status", "decode_frame", "message"]
+__all__ = [
+    "BadChunk",
+    "Codec",
+    "FrameReducer",
+    "FrameSums",
+    "PixelAccumulator",
+    "RawChunk",
+    "Status",
+    "decode_frame",
+    "message",
+]
 
 #: Part of the key of every stored result: it changes whenever a number that the kernels give could change.
 KERNEL_VERSION = 1

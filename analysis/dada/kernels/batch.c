@@ -47,6 +47,22 @@ int reduce_batch(const Kernel *kernel, const Plan *plan, const Chunk *chunks, si
     return STATUS_OK;
 }
 
+int walk_chunk(const Kernel *kernel, const Chunk *chunk, size_t n_pixels, unsigned element)
+{
+    ChunkWalk walk;
+    DecodeBuffer buffer = {0};
+    Block block;
+    int status = chunk_open(&walk, kernel, chunk->codec, chunk->data, chunk->length, n_pixels, element);
+    while (status == STATUS_OK) {
+        status = chunk_next(&walk, &buffer, &block);
+        if (block.n == 0)
+            break;
+    }
+    chunk_close(&walk);
+    decode_buffer_free(&buffer);
+    return status;
+}
+
 static void write_pixels(const Block *block, unsigned element, uint8_t *pixels)
 {
     uint32_t values[TILE];

@@ -15,6 +15,9 @@ typedef struct {
  * begin, else STATUS_OK. */
 int reduce_batch(const Kernel *kernel, const Plan *plan, const Chunk *chunks, size_t n, FrameSums *sums);
 
+/* Decode all blocks of a chunk and drop them. Returns a status. */
+int walk_chunk(const Kernel *kernel, const Chunk *chunk, size_t n_pixels, unsigned element);
+
 /* Decode one frame to pixels. Returns a status. */
 int decode_frame(const Chunk *chunk, size_t n_pixels, unsigned element, uint8_t *pixels);
 

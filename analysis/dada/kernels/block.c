@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "plan.h"
+#include "tile.h"
 
 static void widen(const uint8_t *data, unsigned element, size_t n, uint32_t *values)
 {
@@ -19,17 +20,26 @@ static void widen(const uint8_t *data, unsigned element, size_t n, uint32_t *val
     }
 }
 
+static void drop_small(uint32_t threshold, size_t n, uint32_t *values)
+{
+    for (size_t i = 0; i < n; i++)
+        values[i] = values[i] < threshold ? 0 : values[i];
+}
+
 void add_block(const Kernel *kernel, const Plan *plan, const Block *block, FrameSums *sums)
 {
     uint32_t values[TILE];
     for (size_t done = 0; done < block->n; done += plan->tile) {
         size_t n = block->n - done < plan->tile ? block->n - done : plan->tile;
         if (block->planes) {
-            kernel->add_planes(plan, block->data + done / 8, block->n / 8, block->first + done, n, sums);
-        } else {
-            widen(block->data + done * plan->element, plan->element, n, values);
-            kernel->add_values(plan, values, block->first + done, n, sums);
+            (sums->pixels ? kernel->add_pixels : kernel->add_planes)(plan, block->data + done / 8, block->n / 8,
+                                                                     block->first + done, n, sums);
+            continue;
         }
+        widen(block->data + done * plan->element, plan->element, n, values);
+        if (plan->threshold > 1)
+            drop_small(plan->threshold, n, values);
+        (sums->pixels ? tile_add_pixels : kernel->add_values)(plan, values, block->first + done, n, sums);
     }
 }
 

@@ -69,20 +69,21 @@ static bool plan_tables(Plan *plan, const Py_buffer *valid, const Py_buffer *bin
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"rows", "columns", "element", "valid", "bins", "n_bins", "rois", "n_rois", "cut",
-                            "moments", "kernel", NULL};
+                            "threshold", "moments", "kernel", NULL};
     Py_ssize_t rows, columns, n_bins, n_rois;
     unsigned element;
-    unsigned long cut;
+    unsigned long cut, threshold;
     int moments;
     const char *kernel_name;
     Py_buffer valid = {0}, bins = {0}, rois = {0};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nnIy*z*nz*nkpz", names, &rows, &columns, &element, &valid, &bins,
-                                     &n_bins, &rois, &n_rois, &cut, &moments, &kernel_name))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nnIy*z*nz*nkkpz", names, &rows, &columns, &element, &valid, &bins,
+                                     &n_bins, &rois, &n_rois, &cut, &threshold, &moments, &kernel_name))
         return NULL;
     PlanObject *self = (PlanObject *)type->tp_alloc(type, 0);
     bool ok = self && plan_numbers(&self->plan, rows, columns, element, n_bins, n_rois);
     if (ok) {
         self->plan.cut = (uint32_t)cut;
+        self->plan.threshold = (uint32_t)threshold;
         self->plan.moments = moments;
         self->kernel = kernel_choose(kernel_name);
         if (!self->kernel)
@@ -296,6 +297,70 @@ static PyObject *plan_reduce(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* Frames are walked through before they are added: what was added of one that turns out to be damaged could not be taken
+ * back. */
+static int add_to_pixels(const PlanObject *self, const Chunks *chunks, int32_t *status, PixelSums *pixels)
+{
+    const Plan *plan = &self->plan;
+    for (size_t i = 0; i < chunks->n; i++)
+        status[i] = walk_chunk(self->kernel, &chunks->chunks[i], plan->n_pixels, plan->element);
+    Chunk *sound = malloc((chunks->n + 1) * sizeof *sound);
+    FrameSums *sums = calloc(chunks->n + 1, sizeof *sums);
+    size_t n = 0;
+    for (size_t i = 0; sound && sums && i < chunks->n; i++)
+        if (status[i] == STATUS_OK) {
+            sums[n].pixels = pixels;
+            sound[n++] = chunks->chunks[i];
+        }
+    int result = sound && sums ? reduce_batch(self->kernel, plan, sound, n, sums) : STATUS_MEMORY;
+    for (size_t i = 0; i < n && result == STATUS_OK; i++)
+        result = sums[i].status;
+    free(sound);
+    free(sums);
+    return result;
+}
+
+enum pixel_output { PIXEL_STATUS, PIXEL_SUM, PIXEL_SQUARES, PIXEL_SQUARES_HIGH, PIXEL_MAXIMUM, PIXEL_DROPPED, N_PIXEL };
+
+static bool pixels_fit(const Plan *plan, size_t n, const Py_buffer *out)
+{
+    size_t wide = plan->n_pixels * sizeof(uint64_t), narrow = plan->n_pixels * sizeof(uint32_t);
+    return has_bytes(&out[PIXEL_STATUS], n * sizeof(int32_t), "status") && has_bytes(&out[PIXEL_SUM], wide, "sum") &&
+           has_bytes(&out[PIXEL_SQUARES], wide, "squares") &&
+           has_bytes(&out[PIXEL_SQUARES_HIGH], wide, "squares_high") &&
+           has_bytes(&out[PIXEL_MAXIMUM], narrow, "maximum") && has_bytes(&out[PIXEL_DROPPED], narrow, "dropped");
+}
+
+static PyObject *plan_accumulate(PyObject *object, PyObject *args)
+{
+    PlanObject *self = (PlanObject *)object;
+    PyObject *sequence;
+    Py_buffer out[N_PIXEL] = {0};
+    if (!PyArg_ParseTuple(args, "Ow*w*w*w*w*w*", &sequence, &out[0], &out[1], &out[2], &out[3], &out[4], &out[5]))
+        return NULL;
+    Chunks chunks = {0};
+    int status = STATUS_OK;
+    bool ok = chunks_acquire(sequence, &chunks);
+    if (ok) {
+        ok = pixels_fit(&self->plan, chunks.n, out);
+        if (ok) {
+            PixelSums pixels = {out[PIXEL_SUM].buf, out[PIXEL_SQUARES].buf, out[PIXEL_SQUARES_HIGH].buf,
+                                out[PIXEL_MAXIMUM].buf, out[PIXEL_DROPPED].buf};
+            Py_BEGIN_ALLOW_THREADS
+            status = add_to_pixels(self, &chunks, out[PIXEL_STATUS].buf, &pixels);
+            Py_END_ALLOW_THREADS
+        }
+        chunks_release(&chunks);
+    }
+    for (unsigned k = 0; k < N_PIXEL; k++)
+        PyBuffer_Release(&out[k]);
+    if (!ok)
+        return NULL;
+    if (status)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
 static PyObject *plan_kernel(PyObject *self, void *closure)
 {
     (void)closure;
@@ -305,6 +370,8 @@ static PyObject *plan_kernel(PyObject *self, void *closure)
 static PyMethodDef plan_methods[] = {
     {"reduce", plan_reduce, METH_VARARGS,
      "reduce(chunks, status, scalars, bins, bin_counts, rois, roi_counts): reduce a batch into the given buffers"},
+    {"accumulate", plan_accumulate, METH_VARARGS,
+     "accumulate(chunks, status, sum, squares, squares_high, maximum, dropped): add a batch pixel by pixel"},
     {0},
 };
 
@@ -355,22 +422,6 @@ static PyObject *decode(PyObject *module, PyObject *args)
     return PyLong_FromLong(status);
 }
 
-static int walk_only(const Chunk *chunk, size_t n_pixels, unsigned element)
-{
-    ChunkWalk walk;
-    DecodeBuffer buffer = {0};
-    Block block;
-    int status = chunk_open(&walk, &kernel_portable, chunk->codec, chunk->data, chunk->length, n_pixels, element);
-    while (status == STATUS_OK) {
-        status = chunk_next(&walk, &buffer, &block);
-        if (block.n == 0)
-            break;
-    }
-    chunk_close(&walk);
-    decode_buffer_free(&buffer);
-    return status;
-}
-
 static PyObject *decompress_only(PyObject *module, PyObject *args)
 {
     (void)module;
@@ -389,7 +440,7 @@ static PyObject *decompress_only(PyObject *module, PyObject *args)
     int status = STATUS_OK;
     Py_BEGIN_ALLOW_THREADS
     for (size_t i = 0; i < chunks.n && status == STATUS_OK; i++)
-        status = walk_only(&chunks.chunks[i], (size_t)n_pixels, element);
+        status = walk_chunk(&kernel_portable, &chunks.chunks[i], (size_t)n_pixels, element);
     Py_END_ALLOW_THREADS
     chunks_release(&chunks);
     return PyLong_FromLong(status);

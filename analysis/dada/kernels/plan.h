@@ -37,6 +37,7 @@ typedef struct {
     size_t n_rows, n_columns, n_pixels;
     unsigned element;          /* bytes of one pixel: 1, 2 or 4 */
     uint32_t cut;              /* a value >= cut is invalid */
+    uint32_t threshold;        /* a valid value below it counts as 0 */
     bool moments;
     size_t n_bins, n_rois;
     uint8_t *valid;            /* bits: 1 = not masked */
@@ -72,6 +73,14 @@ typedef struct {
     uint16_t values[LANES][TILE + 64];
 } Pending;
 
+/* Sums of each pixel over frames, n_pixels of each; pixels that are masked stay 0. */
+typedef struct {
+    uint64_t *sum, *squares;   /* of I and I^2 */
+    uint64_t *squares_high;    /* what squares has lost modulo 2^64 */
+    uint32_t *maximum;
+    uint32_t *dropped;         /* frames in which its value was >= cut */
+} PixelSums;
+
 typedef struct FrameSums {
     u128 sum, sum_y, sum_x, sum_yy, sum_xx, sum_xy;
     uint64_t n_value_invalid;  /* unmasked pixels with value >= cut */
@@ -82,6 +91,7 @@ typedef struct FrameSums {
     Pending *pending;          /* two of them, for even and odd tiles; NULL where frames are not reduced together */
     unsigned lane;
     uint32_t *lane_cells;      /* [cell][lane], shared by the frames of a group */
+    PixelSums *pixels;         /* where not NULL, frames are added pixel by pixel and nothing else is summed */
     int status;
 } FrameSums;
 
@@ -104,6 +114,9 @@ typedef struct {
     bool (*lz4_decode)(const uint8_t *in, size_t n_in, uint8_t *out, size_t n_out);
     /* Add pending values to their cells and leave nothing pending. */
     void (*add_pending)(const Plan *plan, Pending *pending);
+    /* As add_planes, pixel by pixel into sums->pixels. */
+    void (*add_pixels)(const Plan *plan, const uint8_t *planes, size_t stride, size_t first, size_t n,
+                       FrameSums *sums);
 } Kernel;
 
 extern const Kernel kernel_portable;

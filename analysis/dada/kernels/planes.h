@@ -94,14 +94,14 @@ static int highest_plane(const Tile *tile, int from)
     return k;
 }
 
-/* Bits of one word of the tile whose value is >= cut, compared bit by bit from the top. */
-static uint64_t too_large(const Tile *tile, size_t w)
+/* Valid bits of one word of the tile whose value is >= limit, compared bit by bit from the highest plane in use. */
+static uint64_t at_least(const Tile *tile, size_t w, uint32_t limit)
 {
     uint64_t equal = tile->valid[w], larger = 0;
-    for (int k = (int)(8 * tile->plan->element) - 1; k >= 0; k--) {
+    for (int k = tile->top; k >= 0; k--) {
         uint64_t bits;
         memcpy(&bits, plane(tile, k) + 8 * w, 8);
-        if (tile->plan->cut >> k & 1) {
+        if (limit >> k & 1) {
             equal &= bits;
         } else {
             larger |= equal & bits;
@@ -129,11 +129,21 @@ static void drop_invalid(Tile *tile)
     for (size_t w = 0; w < tile->words; w++) {
         if (!(suspect >> w & 1))
             continue;
-        uint64_t bad = too_large(tile, w);
+        uint64_t bad = at_least(tile, w, tile->plan->cut);
         tile->valid[w] &= ~bad;
         for (; bad; bad &= bad - 1)
             tile_drop_pixel(tile->plan, tile->first + 64 * w + (size_t)__builtin_ctzll(bad), tile->sums);
     }
+}
+
+/* Take pixels with values below the threshold out of the tile: they are valid and count as 0. */
+static void drop_small(Tile *tile)
+{
+    uint32_t threshold = tile->plan->threshold;
+    bool none = tile->top < 31 && threshold >> (tile->top + 1);
+    for (size_t w = 0; w < tile->words; w++)
+        tile->valid[w] = none ? 0 : at_least(tile, w, threshold);
+    tile->top = highest_plane(tile, none ? -1 : tile->top);
 }
 
 static bool any_valid(const Tile *tile)
@@ -393,20 +403,31 @@ static bool few_rows(const Plan *plan, size_t n)
     return !plan->moments || (plan->n_columns <= MAX_COLUMNS && n / plan->n_columns < MAX_STARTS);
 }
 
+/* Find the valid pixels of a tile and its highest plane in use. Returns whether there are valid pixels. */
+static bool load_counts(Tile *tile)
+{
+    const Plan *plan = tile->plan;
+    if (!load_valid(tile))
+        return false;
+    tile->top = highest_plane(tile, (int)(8 * plan->element) - 1);
+    if (tile->top >= plan->cut_bit) {
+        drop_invalid(tile);
+        if (!any_valid(tile))
+            return false;
+        tile->top = highest_plane(tile, tile->top);
+    }
+    if (plan->threshold > 1)
+        drop_small(tile);
+    return true;
+}
+
 static void add_planes(const Plan *plan, const uint8_t *planes, size_t stride, size_t first, size_t n,
                        FrameSums *sums)
 {
     Tile tile = {.plan = plan, .planes = planes, .stride = stride, .first = first, .n = n, .words = (n + 63) / 64,
                  .sums = sums};
-    if (!load_valid(&tile))
+    if (!load_counts(&tile))
         return;
-    tile.top = highest_plane(&tile, (int)(8 * plan->element) - 1);
-    if (tile.top >= plan->cut_bit) {
-        drop_invalid(&tile);
-        if (!any_valid(&tile))
-            return;
-        tile.top = highest_plane(&tile, tile.top);
-    }
     if (sums->maximum < 0 || (tile.top >= 0 && sums->maximum < (2LL << tile.top) - 1))
         find_maximum(&tile);
     if (tile.top < 0)
@@ -459,4 +480,65 @@ static void add_values(const Plan *plan, uint32_t *values, size_t first, size_t 
         }
     }
     tile_add_values(plan, values, first, n, sums);
+}
+
+/* Add all values of a tile to its pixels: straight loops for the compiler. `n` values below 2^16. */
+static void add_dense_pixels(const PixelSums *pixels, const uint16_t *values, size_t first, size_t n)
+{
+    uint64_t *sum = pixels->sum + first, *squares = pixels->squares + first;
+    uint32_t *maximum = pixels->maximum + first;
+    for (size_t i = 0; i < n; i++)
+        sum[i] += values[i];
+    for (size_t i = 0; i < n; i++)
+        maximum[i] = values[i] > maximum[i] ? values[i] : maximum[i];
+    uint64_t carries = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t square = (uint32_t)values[i] * values[i];
+        squares[i] += square;
+        carries += squares[i] < square;
+    }
+    for (size_t i = 0; carries && i < n; i++)
+        pixels->squares_high[first + i] += squares[i] < (uint32_t)values[i] * values[i];
+}
+
+/* Up to this many pixels with counts, a tile is added pixel by pixel. */
+#define FEW_PIXELS 512
+
+static void add_pixel_values(const Tile *tile, const uint16_t *values)
+{
+    uint64_t bits[WORDS + 8] = {0}, used = 0, spare[WORDS + 8], ones = 0;
+    for (int k = 0; k <= tile->top; k++) {
+        uint64_t in_use;
+        ones += plane_and(plane(tile, k), tile->valid, tile->words, spare, &in_use);
+        for (size_t w = 0; w < tile->words; w++)
+            bits[w] |= spare[w];
+        used |= in_use;
+    }
+    if (ones > FEW_PIXELS) {
+        add_dense_pixels(tile->sums->pixels, values, tile->first, tile->n);
+        return;
+    }
+    uint16_t list[FEW_PIXELS + 64];
+    size_t n = list_positions(bits, used, list, 1);
+    for (size_t i = 0; i < n; i++)
+        pixel_add(tile->sums->pixels, tile->first + list[i], values[list[i]]);
+}
+
+static void add_pixels(const Plan *plan, const uint8_t *planes, size_t stride, size_t first, size_t n, FrameSums *sums)
+{
+    Tile tile = {.plan = plan, .planes = planes, .stride = stride, .first = first, .n = n, .words = (n + 63) / 64,
+                 .sums = sums};
+    if (!load_counts(&tile) || tile.top < 0)
+        return;
+    if (tile.top < 16) {
+        uint16_t values[TILE + 64];
+        planes_to_values(planes, stride, tile.valid, n, tile.top, values);
+        add_pixel_values(&tile, values);
+        return;
+    }
+    uint32_t values[TILE];
+    unshuffle(planes, stride, n, plan->element, values);
+    for (size_t i = 0; i < n; i++)
+        if (values[i] && tile.valid[i / 64] >> (i % 64) & 1)
+            pixel_add(sums->pixels, first + i, values[i]);
 }

@@ -79,6 +79,7 @@ class FrameReducer:
         rois: (n_roi, ny, nx) bool; ROIs may overlap.
         moments: whether sum_y .. sum_xy are wanted.
         cut: values >= cut are invalid; None or anything higher than 2^N - 2 means 2^N - 2.
+        threshold: valid values below it count as 0; None takes all as they are.
         kernel: instruction set (portable, avx2, avx512); None takes DADA_KERNEL or the best of this machine.
 
     Raises ValueError where shapes do not fit together, the type is not supported or the kernel cannot run
@@ -96,6 +97,7 @@ class FrameReducer:
         rois: NDArray[np.bool_] | None = None,
         moments: bool = True,
         cut: int | None = None,
+        threshold: int | None = None,
         kernel: str | None = None,
     ) -> None:
         self.shape = (int(shape[0]), int(shape[1]))
@@ -115,6 +117,7 @@ class FrameReducer:
             None if rois is None else _pack_rois(rois, self.shape),
             self.n_rois,
             self.cut,
+            checked_threshold(threshold, self.cut),
             moments,
             kernel or os.environ.get("DADA_KERNEL") or None,
         )
@@ -130,6 +133,41 @@ class FrameReducer:
         packed = [(_flat(chunk.data), int(chunk.codec)) for chunk in chunks]
         self._plan.reduce(packed, status, scalars, bins, bin_counts, rois, roi_counts)
         return FrameSums(status, *np.ascontiguousarray(scalars.T), bins, bin_counts, rois, roi_counts)
+
+
+class PixelAccumulator:
+    """Adds frames up pixel by pixel, for sum, average, maximum and variance frames. Not for several threads at once.
+
+    Parameters as `FrameReducer`. The arrays are (ny, nx), exact, and 0 where the mask says so: `sum` uint64 of I,
+    `squares` and `squares_high` uint64 (the sum of I^2 is squares + 2^64 squares_high), `maximum` uint32, `dropped`
+    uint32 frames in which the pixel's value was >= cut.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        dtype: DTypeLike,
+        *,
+        mask: NDArray[np.bool_] | None = None,
+        cut: int | None = None,
+        threshold: int | None = None,
+        kernel: str | None = None,
+    ) -> None:
+        plan = FrameReducer(shape, dtype, mask=mask, moments=False, cut=cut, threshold=threshold, kernel=kernel)
+        self.kernel = plan.kernel
+        self._plan = plan._plan
+        self.sum, self.squares, self.squares_high = np.zeros((3, *plan.shape), np.uint64)
+        self.maximum, self.dropped = np.zeros((2, *plan.shape), np.uint32)
+
+    def add(self, chunks: Sequence[RawChunk]) -> NDArray[np.int32]:
+        """Add each chunk's frame; (n,) a `Status` each: a frame that cannot be decoded is left out whole.
+
+        Releases the GIL; 4 to 32 frames at a time use the caches best.
+        """
+        status = np.empty(len(chunks), np.int32)
+        packed = [(_flat(chunk.data), int(chunk.codec)) for chunk in chunks]
+        self._plan.accumulate(packed, status, self.sum, self.squares, self.squares_high, self.maximum, self.dropped)
+        return status
 
 
 def decode_frame(chunk: RawChunk, shape: tuple[int, int], dtype: DTypeLike) -> NDArray[np.unsignedinteger]:
@@ -159,6 +197,13 @@ def effective_cut(dtype: np.dtype[np.unsignedinteger], cut: int | None) -> int:
     if cut is not None and cut < 0:
         raise ValueError(f"a cut of {cut} would make every pixel invalid")
     return highest if cut is None else min(int(cut), highest)
+
+
+def checked_threshold(threshold: int | None, cut: int) -> int:
+    """The threshold as a number, 0 for none. Raises ValueError where no valid value could reach it."""
+    if threshold is not None and not 0 <= threshold < max(cut, 1):
+        raise ValueError(f"a threshold of {threshold} is not possible: valid counts lie from 0 to {cut - 1}")
+    return threshold or 0
 
 
 def _flat(data: bytes | bytearray | memoryview | NDArray[np.generic]) -> object:

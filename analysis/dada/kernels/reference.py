@@ -18,6 +18,7 @@ def reduce(
     rois: NDArray[np.bool_] | None = None,
     moments: bool = True,
     cut: int | None = None,
+    threshold: int | None = None,
 ) -> FrameSums:
     """Sums of decoded frames (n, ny, nx); the parameters are those of `FrameReducer`."""
     dtype = stored_dtype(frames.dtype)
@@ -27,7 +28,7 @@ def reduce(
     sums = FrameSums.zeros(len(frames), n_bins, 0 if rois is None else len(rois))
     for i, frame in enumerate(frames):
         valid = ~masked & (frame < effective_cut(dtype, cut))
-        counts = np.where(valid, frame, 0)
+        counts = np.where(valid & (frame >= (threshold or 0)), frame, 0)
         sums.n_valid[i] = valid.sum()
         sums.n_masked[i] = masked.sum()
         sums.n_value_invalid[i] = (~masked & ~valid).sum()
@@ -86,3 +87,27 @@ def bin_sums(
 def _clear(sums: FrameSums, i: int, status: Status) -> None:
     for name, array in vars(sums).items():
         array[i] = {"status": status, "maximum": -1}.get(name, 0)
+
+
+def pixel_sums(
+    frames: NDArray[np.integer],
+    *,
+    mask: NDArray[np.bool_] | None = None,
+    cut: int | None = None,
+    threshold: int | None = None,
+) -> dict[str, NDArray[np.generic]]:
+    """Sums of decoded frames (n, ny, nx) pixel by pixel, each (ny, nx): what `PixelAccumulator` adds up.
+
+    `squares` has Python's integers as elements: they have no limit.
+    """
+    dtype = stored_dtype(frames.dtype)
+    frames = np.ascontiguousarray(frames).view(dtype)
+    masked = np.zeros(frames.shape[1:], bool) if mask is None else mask
+    valid = ~masked & (frames < effective_cut(dtype, cut))
+    counts = np.where(valid & (frames >= (threshold or 0)), frames, 0)
+    return {
+        "sum": counts.sum(axis=0, dtype=np.uint64),
+        "squares": (counts.astype(object) ** 2).sum(axis=0),
+        "maximum": counts.max(axis=0),
+        "dropped": (~masked & ~valid).sum(axis=0),
+    }

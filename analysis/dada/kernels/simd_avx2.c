@@ -257,4 +257,4 @@ static void add_lanes(const uint16_t *cells, uint16_t (*values)[TILE + 64], size
             counts[(size_t)cells[i] * LANES + l] += values[l][i];
 }
 
-const Kernel kernel_avx2 = {"avx2", add_planes, add_values, NULL, add_pending};
+const Kernel kernel_avx2 = {"avx2", add_planes, add_values, NULL, add_pending, add_pixels};

@@ -292,4 +292,4 @@ static uint64_t value_common(const uint16_t *values, const uint8_t *mask, size_t
     return (uint64_t)sum_epu32(sum);
 }
 
-const Kernel kernel_avx512 = {"avx512", add_planes, add_values, lz4_decode_avx512, add_pending};
+const Kernel kernel_avx512 = {"avx512", add_planes, add_values, lz4_decode_avx512, add_pending, add_pixels};

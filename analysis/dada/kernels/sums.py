@@ -75,6 +75,11 @@ class FrameSums:
         """(n,) whether the frame could be read."""
         return self.status == Status.OK
 
+    @property
+    def variance(self) -> FrameSums:
+        """Sums of the variance of I from counting statistics: those of I itself, as photons are counted."""
+        return self
+
     def merge(self, other: FrameSums) -> FrameSums:
         """These frames followed by those of `other`."""
         return FrameSums.concatenate([self, other])

@@ -28,6 +28,10 @@ static unsigned bit_at(const uint8_t *bits, size_t p)
 void tile_drop_pixel(const Plan *plan, size_t pixel, FrameSums *sums)
 {
     sums->n_value_invalid++;
+    if (sums->pixels) {
+        sums->pixels->dropped[pixel]++;
+        return;
+    }
     if (plan->bins && plan->bins[pixel] != NO_BIN)
         sums->bin_counts[plan->bins[pixel]]--;
     for (size_t r = 0; r < plan->n_rois; r++)
@@ -137,4 +141,13 @@ void tile_add_values(const Plan *plan, uint32_t *values, size_t first, size_t n,
         sums->maximum = largest;
     if (largest > 0)
         tile_add_valid_values(plan, values, first, n, sums);
+}
+
+void tile_add_pixels(const Plan *plan, uint32_t *values, size_t first, size_t n, FrameSums *sums)
+{
+    if (apply_validity(plan, values, first, n, sums) <= 0)
+        return;
+    for (size_t i = 0; i < n; i++)
+        if (values[i])
+            pixel_add(sums->pixels, first + i, values[i]);
 }

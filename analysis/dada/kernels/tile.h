@@ -24,7 +24,22 @@ void tile_add_values(const Plan *plan, uint32_t *values, size_t first, size_t n,
 /* The same where invalid values are 0 already and accounted for. */
 void tile_add_valid_values(const Plan *plan, const uint32_t *values, size_t first, size_t n, FrameSums *sums);
 
+/* Add `n` values, pixels first .. first + n, to sums->pixels. The values are overwritten. */
+void tile_add_pixels(const Plan *plan, uint32_t *values, size_t first, size_t n, FrameSums *sums);
+
 /* Account for an unmasked pixel whose value is >= cut. */
 void tile_drop_pixel(const Plan *plan, size_t pixel, FrameSums *sums);
+
+/* Add one pixel's valid value to its sums. */
+static inline void pixel_add(const PixelSums *pixels, size_t pixel, uint32_t value)
+{
+    uint64_t square = (uint64_t)value * value;
+    pixels->sum[pixel] += value;
+    pixels->squares[pixel] += square;
+    if (pixels->squares[pixel] < square)
+        pixels->squares_high[pixel]++;
+    if (value > pixels->maximum[pixel])
+        pixels->maximum[pixel] = value;
+}
 
 #endif

@@ -66,11 +66,12 @@ class AzimuthalProfile(Reduction):
     def finish(self, part: FrameSums) -> dict[str, Quantity]:
         shape = (len(part), len(self.rings), self.n_bins)
         sums, counts = part.bins.reshape(shape), part.bin_counts.reshape(shape)
+        variance = part.variance.bins.reshape(shape)
         found: dict[str, Quantity] = {}
         for i, ring in enumerate(self.rings):
             found |= self._profile(part, ring, sums[:, i], counts[:, i])
             if self.orientation:
-                found |= self._harmonic(part, ring, sums[:, i], counts[:, i])
+                found |= self._harmonic(part, ring, second_harmonic(sums[:, i], counts[:, i], variance[:, i]))
         return found
 
     def _profile(self, part: FrameSums, ring: str, sums: FloatArray, counts: FloatArray) -> dict[str, Quantity]:
@@ -78,8 +79,8 @@ class AzimuthalProfile(Reduction):
         profile = sound(part, divide(sums, counts))
         return {f"iphi_{ring}": Quantity(profile, "counts/pixel", f"Azimuthal profile of the ring {ring}", axis)}
 
-    def _harmonic(self, part: FrameSums, ring: str, sums: FloatArray, counts: FloatArray) -> dict[str, Quantity]:
-        fit = {name: sound(part, value) for name, value in second_harmonic(sums, counts).items()}
+    def _harmonic(self, part: FrameSums, ring: str, found: Mapping[str, FloatArray]) -> dict[str, Quantity]:
+        fit = {name: sound(part, value) for name, value in found.items()}
         return {
             f"orient2_{ring}": Quantity(fit["angle"], "deg", f"Orientation from the second harmonic, ring {ring}"),
             f"orient2_{ring}_error": Quantity(fit["angle_error"], "deg", "Its error from counting statistics"),
@@ -89,12 +90,12 @@ class AzimuthalProfile(Reduction):
         }
 
 
-def second_harmonic(sums: FloatArray, counts: FloatArray) -> dict[str, FloatArray]:
+def second_harmonic(sums: FloatArray, counts: FloatArray, variance: FloatArray | None = None) -> dict[str, FloatArray]:
     """Fit a0 + c cos 2 phi + s sin 2 phi to counts per azimuthal bin.
 
-    sums, counts: (n, n_bins) counts and valid pixels of bins that divide the full circle equally, from phi
-    = 0. Returns (n,) arrays: a0, a2, angle (degrees, 0 to 180), angle_error, degree (a2/a0), degree_error;
-    NaN where too few bins have pixels or there are no counts.
+    sums, counts: (n, n_bins) counts and valid pixels of bins that divide the full circle equally, from phi = 0.
+    variance: of the counts, None where it is they. Returns (n,) arrays: a0, a2, angle (degrees, 0 to 180),
+    angle_error, degree (a2/a0), degree_error; NaN where too few bins have pixels or there are no counts.
     """
     n_bins = sums.shape[1]
     width = 2 * np.pi / n_bins
@@ -105,7 +106,7 @@ def second_harmonic(sums: FloatArray, counts: FloatArray) -> dict[str, FloatArra
     usable = (np.linalg.cond(normal) < 1e8) & (sums.sum(axis=1) > 0)
     inverse = np.linalg.inv(np.where(usable[:, None, None], normal, np.eye(3)))
     a0, c, s = np.einsum("nij,bj,nb->in", inverse, model, sums.astype(float))
-    noise = np.einsum("bi,nb,bj->nij", model, sums.astype(float), model)
+    noise = np.einsum("bi,nb,bj->nij", model, (sums if variance is None else variance).astype(float), model)
     covariance = inverse @ noise @ inverse
     return {name: np.where(usable, value, np.nan) for name, value in _harmonic_results(a0, c, s, covariance).items()}
 

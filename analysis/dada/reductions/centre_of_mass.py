@@ -26,13 +26,14 @@ def centre_of_mass(sums: FrameSums) -> tuple[FloatArray, FloatArray]:
 
 
 def standard_error(sums: FrameSums) -> tuple[FloatArray, FloatArray]:
-    """Errors of (comv, comh) from counting statistics: sqrt(variance of the distribution / S), in pixels."""
+    """Errors of (comv, comh) from counting statistics: sqrt(sum of (y - comv)^2 var(I)) / S, in pixels."""
     comv, comh = centre_of_mass(sums)
-    variance_y = divide(sums.sum_yy, sums.total, sums.ok) - comv**2
-    variance_x = divide(sums.sum_xx, sums.total, sums.ok) - comh**2
+    noise = sums.variance
+    spread_y = noise.sum_yy - 2 * comv * noise.sum_y + comv**2 * noise.total
+    spread_x = noise.sum_xx - 2 * comh * noise.sum_x + comh**2 * noise.total
     return (
-        np.sqrt(divide(np.maximum(variance_y, 0), sums.total, sums.ok)),
-        np.sqrt(divide(np.maximum(variance_x, 0), sums.total, sums.ok)),
+        divide(np.sqrt(np.maximum(spread_y, 0)), np.abs(sums.total), sums.ok),
+        divide(np.sqrt(np.maximum(spread_x, 0)), np.abs(sums.total), sums.ok),
     )
 
 

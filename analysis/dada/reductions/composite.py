@@ -36,6 +36,19 @@ def binning(shape: tuple[int, int], factor: int) -> NDArray[np.uint16]:
     return (y // factor * columns + x // factor).astype(np.uint16)
 
 
+#: A composite is made about so many pixels wide and high where nobody chooses the binning.
+_COMPOSITE_PIXELS = 2400
+
+
+def usual_binning(shape: tuple[int, int], points: tuple[int, int]) -> int:
+    """The binning that makes a composite of (ny, nx) points with frames of `shape` a picture for a screen."""
+    factor = max(-(-length * n // _COMPOSITE_PIXELS) for length, n in zip(shape, points, strict=True))
+    least = max(1, int(np.sqrt(shape[0] * shape[1] / MOST_BINS)))
+    while np.prod(small_shape(shape, least)) > MOST_BINS:
+        least += 1
+    return max(factor, least)
+
+
 class Thumbnails(Reduction):
     """Each frame binned by `factor`: mean counts per valid pixel, (n, small ny, small nx), made in the same pass.
 

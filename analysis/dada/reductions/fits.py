@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dada.kernels import FrameSums
+from dada.reductions.empty_beam import as_measured
 from dada.reductions.protocol import FloatArray, Quantity, sound
 from dada.reductions.radial import RadialProfile
 
@@ -38,17 +39,20 @@ class LineFit:
     chi2: FloatArray  #: per degree of freedom
 
 
-def poisson_line(x: NDArray[np.floating], counts: NDArray[np.generic], norm: FloatArray) -> LineFit:
-    """Maximum-likelihood line through the logarithm of rates.
+def poisson_line(
+    x: NDArray[np.floating], counts: NDArray[np.generic], norm: FloatArray, background: FloatArray | float = 0.0
+) -> LineFit:
+    """Maximum-likelihood line through the logarithm of rates, above a known background.
 
-    x: (n_bins,). counts, norm: (n, n_bins); bins with norm 0 do not take part. Needs counts in two bins or
-    more.
+    x: (n_bins,). counts, norm: (n, n_bins); bins with norm 0 do not take part. background: counts expected besides.
+    Needs counts in two bins or more.
     """
     middle = float(x.mean())
     t = (x - middle) / (float(np.ptp(x)) or 1.0)
     counts, norm = np.asarray(counts, float), np.asarray(norm, float)
     usable = ((counts > 0) & (norm > 0)).sum(axis=1) >= 2
-    a, b, information, expected = _newton(t, np.where(norm > 0, counts, 0), norm, usable)
+    background = np.broadcast_to(np.where(norm > 0, background, 0.0), counts.shape)
+    a, b, information, expected = _newton(t, np.where(norm > 0, counts, 0), norm, background, usable)
     covariance = np.linalg.inv(np.where(usable[:, None, None], information, np.eye(2)))
     degrees = np.maximum((norm > 0).sum(axis=1) - 2, 1)
     pearson = np.divide((counts - expected) ** 2, expected, out=np.zeros_like(counts), where=expected > 0)
@@ -67,16 +71,19 @@ def poisson_line(x: NDArray[np.floating], counts: NDArray[np.generic], norm: Flo
 
 
 def _newton(
-    t: FloatArray, counts: FloatArray, norm: FloatArray, usable: NDArray[np.bool_]
+    t: FloatArray, counts: FloatArray, norm: FloatArray, background: FloatArray, usable: NDArray[np.bool_]
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Intercept and slope of all frames, their information matrices (n, 2, 2) and the expected counts."""
-    a = np.log(np.maximum(counts.sum(axis=1), 1e-300) / np.maximum(norm.sum(axis=1), 1e-300))
+    above = np.maximum((counts - background).sum(axis=1), 0.1 * counts.sum(axis=1))
+    a = np.log(np.maximum(above, 1e-300) / np.maximum(norm.sum(axis=1), 1e-300))
     b = np.zeros_like(a)
     basis = np.stack([np.ones_like(t), t])
     for _ in range(_STEPS):
-        expected = norm * np.exp(np.clip(a[:, None] + b[:, None] * t, -700, 700))
-        information = np.einsum("ib,nb,jb->nij", basis, expected, basis)
-        score = np.einsum("ib,nb->ni", basis, counts - expected)
+        signal = norm * np.exp(np.clip(a[:, None] + b[:, None] * t, -700, 700))
+        expected = signal + background
+        part = np.divide(signal, expected, out=np.zeros_like(expected), where=expected > 0)
+        information = np.einsum("ib,nb,jb->nij", basis, signal * part, basis)
+        score = np.einsum("ib,nb->ni", basis, part * (counts - expected))
         solvable = usable & (np.linalg.det(information) > 0)
         step = np.zeros_like(score)
         step[solvable] = np.linalg.solve(information[solvable], score[solvable][..., None])[..., 0]
@@ -87,14 +94,23 @@ def _newton(
     return a, b, information, expected
 
 
-class PowerLaw(RadialProfile):
+class _Line(RadialProfile):
+    """A line through ln I(q), of frames with or without an empty-beam correction."""
+
+    def line(self, x: FloatArray, part: FrameSums) -> LineFit:
+        """ln I over `x`, (n_bins,) made of the bins' q."""
+        counts, transmission, background = as_measured(part)
+        return poisson_line(x, counts, self.normalization(part) * transmission, background)
+
+
+class PowerLaw(_Line):
     """Exponent p and amplitude A of I = A q^-p over `limits`, for each frame; see the module for the method."""
 
     name = "power_law"
 
     def finish(self, part: FrameSums) -> dict[str, Quantity]:
         q = self.map.centres
-        fit = poisson_line(np.log(q), part.bins, self.normalization(part))
+        fit = self.line(np.log(q), part)
         return {
             "power_p": Quantity(sound(part, -fit.slope), "", "Exponent p of I = A q^-p"),
             "power_p_error": Quantity(sound(part, fit.slope_error), "", "Error of p"),
@@ -104,14 +120,14 @@ class PowerLaw(RadialProfile):
         }
 
 
-class Guinier(RadialProfile):
+class Guinier(_Line):
     """Radius of gyration and forward scattering over `limits`, for each frame; NaN where I rises with q."""
 
     name = "guinier"
 
     def finish(self, part: FrameSums) -> dict[str, Quantity]:
         q = self.map.centres
-        fit = poisson_line(q**2, part.bins, self.normalization(part))
+        fit = self.line(q**2, part)
         square = np.where(fit.slope < 0, -3 * fit.slope, np.nan)
         radius = np.sqrt(square)
         return {

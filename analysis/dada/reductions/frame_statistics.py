@@ -12,61 +12,97 @@ The variance is the unbiased sample variance (LiberTEM's `StdDevUDF` divides by 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dada.kernels.reducer import effective_cut, stored_dtype
-from dada.reductions.protocol import FloatArray, Setup
+from dada.errors import UsageError
+from dada.kernels import PixelAccumulator
+from dada.reductions.protocol import FloatArray, divide
 
-_EXACT_SQUARES = 2**20
-"""Values below this have squares whose sum over 2^24 frames fits into 64 bits; larger ones are squared as float64."""
+_NAMES = ("sum", "squares", "squares_high", "maximum", "dropped")
+UNITS = {"sum": "counts", "average": "counts", "maximum": "counts", "variance": "counts^2", "n": "frames"}
+LONG_NAMES = {
+    "sum": "Sum of the frames",
+    "average": "Average frame",
+    "maximum": "Largest count of each pixel",
+    "variance": "Variance of each pixel",
+    "n": "Frames in which the pixel is valid",
+}
 
 
 @dataclass(eq=False)
 class FrameStatistics:
-    """Adds up decoded frames. All arrays are (ny, nx); `squares` is float64 once a value needed it."""
+    """Exact sums over `n_frames` frames; arrays (ny, nx) of unsigned integers, as `PixelAccumulator` says."""
 
-    setup: Setup
+    n_frames: int
+    sum: NDArray[Any]
+    squares: NDArray[Any]
+    squares_high: NDArray[Any]
+    maximum: NDArray[Any]
+    dropped: NDArray[Any]
 
-    def __post_init__(self) -> None:
-        shape = self.setup.shape
-        self.n = np.zeros(shape, np.int64)
-        self.sum = np.zeros(shape, np.int64)
-        self.squares: NDArray[np.int64] | FloatArray = np.zeros(shape, np.int64)
-        self.maximum = np.full(shape, -1, np.int64)
+    @classmethod
+    def empty(cls, shape: tuple[int, int]) -> FrameStatistics:
+        """Of no frame."""
+        return cls(0, *np.zeros((3, *shape), np.uint64), *np.zeros((2, *shape), np.uint32))
 
-    def add(self, frame: NDArray[np.integer]) -> None:
-        """Add one frame (ny, nx), as `decode_frame` gives it."""
-        dtype = stored_dtype(frame.dtype)
-        counts = frame.view(dtype)
-        valid = ~self.setup.mask & (counts < effective_cut(dtype, self.setup.cut))
-        values = np.where(valid, counts, 0).astype(np.int64)
-        if values.max(initial=0) >= _EXACT_SQUARES:
-            self.squares = self.squares + np.square(values, dtype=float)
-        else:
-            self.squares = self.squares + values * values
-        self.n += valid
-        self.sum += values
-        np.maximum(self.maximum, np.where(valid, values, -1), out=self.maximum)
+    @classmethod
+    def of(cls, sums: PixelAccumulator, n_frames: int) -> FrameStatistics:
+        """What was added up of so many sound frames, in arrays as small as they can be: they travel, and are kept."""
+        return cls(n_frames, *(_smallest(getattr(sums, name)) for name in _NAMES))
 
     def merge(self, other: FrameStatistics) -> None:
         """Add everything that `other` has seen."""
-        self.n += other.n
+        self.n_frames += other.n_frames
         self.sum += other.sum
-        self.squares = self.squares + other.squares
+        self.squares += other.squares
+        self.squares_high += other.squares_high
+        self.squares_high[self.squares < other.squares] += np.uint64(1)
         np.maximum(self.maximum, other.maximum, out=self.maximum)
+        self.dropped += other.dropped
 
-    def finish(self) -> dict[str, FloatArray]:
-        """sum, average, maximum, variance (counts, variance in counts squared) and n; NaN where there is none."""
-        seen = np.where(self.n > 0, self.n, np.nan)
-        more = np.where(self.n > 1, self.n - 1, np.nan)
-        average = self.sum / seen
+    def compact(self) -> dict[str, NDArray[Any]]:
+        """The arrays by name, in the smallest types that hold them."""
+        return {name: _smallest(getattr(self, name)) for name in _NAMES}
+
+    @classmethod
+    def from_compact(cls, n_frames: int, arrays: Mapping[str, NDArray[Any]]) -> FrameStatistics:
+        """The inverse of `compact`. Raises KeyError where an array is missing."""
+        return cls(n_frames, *(arrays[name] for name in _NAMES))
+
+    def finish(self, mask: NDArray[np.bool_], binning: int = 1) -> dict[str, FloatArray]:
+        """sum, average, maximum, variance and n as the module says, NaN where there is none.
+
+        mask: (ny, nx), True = invalid. binning: f x f pixels are taken together, as if each were the same pixel in
+        another frame: sum and n are theirs together, average and variance are per pixel and frame. Blocks at the far
+        edges may be cut off.
+        """
+        if binning < 1:
+            raise UsageError(f"binning by {binning} is not possible; choose 1 or more")
+        n = np.where(mask, 0, self.n_frames - self.dropped.astype(np.int64))
+        squares = self.squares.astype(float) + self.squares_high.astype(float) * 2.0**64
+        n, total, squares = (_binned(np.add, values, binning) for values in (n, self.sum, squares))
+        maximum = _binned(np.maximum, self.maximum, binning)
+        average = divide(total, n)
         return {
-            "sum": np.where(self.n > 0, self.sum, np.nan),
+            "sum": np.where(n > 0, total.astype(float), np.nan),
             "average": average,
-            "maximum": np.where(self.n > 0, self.maximum, np.nan),
-            "variance": (self.squares - self.sum * average) / more,
-            "n": self.n.astype(float),
+            "maximum": np.where(n > 0, maximum.astype(float), np.nan),
+            "variance": divide(np.maximum(squares - total * average, 0), n - 1, n > 1),
+            "n": n.astype(float),
         }
+
+
+def _binned(add: np.ufunc, values: NDArray[Any], factor: int) -> NDArray[Any]:
+    """Blocks of factor x factor taken together."""
+    for axis in (0, 1) if factor > 1 else ():
+        values = add.reduceat(values, np.arange(0, values.shape[axis], factor), axis=axis)
+    return values
+
+
+def _smallest(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(np.min_scalar_type(int(array.max(initial=0))))

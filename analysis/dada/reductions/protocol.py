@@ -25,13 +25,17 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """What is known before the first frame. mask: (ny, nx) bool, True = invalid. cut: lowest invalid value or None."""
+    """What is known before the first frame.
+
+    mask: (ny, nx) bool, True = invalid. cut: lowest invalid value or None. threshold: counts below it are taken as 0.
+    """
 
     shape: tuple[int, int]
     dtype: np.dtype[Any]
     mask: NDArray[np.bool_]
     geometry: Geometry | None = None
     cut: int | None = None
+    threshold: int | None = None
 
     def need_geometry(self, what: str) -> Geometry:
         """The geometry; UsageError where there is none."""
@@ -108,6 +112,7 @@ class Pass:
             rois=np.array(rois) if rois else None,
             moments=any(tables.moments for tables in self.tables),
             cut=setup.cut,
+            threshold=setup.threshold,
         )
 
     def frames(self, sums: FrameSums) -> list[Any]:

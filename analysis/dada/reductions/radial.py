@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dada.bins import NO_BIN, BinMap, q_bins, radius_bins
-from dada.errors import UsageError
 from dada.kernels import FrameSums
 from dada.reductions.protocol import FloatArray, Quantity, Reduction, Setup, Tables, divide, sound
 
@@ -30,10 +29,8 @@ from dada.reductions.protocol import FloatArray, Quantity, Reduction, Setup, Tab
 class RadialProfile(Reduction):
     """I(q) of each frame in `n_bins` bins.
 
-    limits: (lowest, highest) q in 1/nm, or radius in pixels where `unit` is "px"; None takes the whole
-    detector. solid_angle: divide by it. polarization: degree of horizontal polarization (0.99 at an
-    undulator), None for none. empty: (n_bins,) I(q) without sample, subtracted after dividing by
-    `transmission`.
+    limits: (lowest, highest) q in 1/nm, or radius in pixels where `unit` is "px"; None takes the whole detector.
+    solid_angle: divide by it. polarization: degree of horizontal polarization (0.99 at an undulator), None for none.
     """
 
     name = "radial"
@@ -46,18 +43,12 @@ class RadialProfile(Reduction):
         unit: str = "q",
         solid_angle: bool = True,
         polarization: float | None = None,
-        empty: NDArray[np.floating] | None = None,
-        transmission: float = 1.0,
     ) -> None:
-        if empty is not None and len(empty) != n_bins:
-            raise UsageError(f"the empty-beam profile has {len(empty)} bins, {n_bins} are asked for; use the same bins")
         self.n_bins = n_bins
         self.limits = limits
         self.unit = unit
         self.solid_angle = solid_angle
         self.polarization = polarization
-        self.empty = empty
-        self.transmission = transmission
 
     def prepare(self, setup: Setup) -> Tables:
         geometry = setup.need_geometry("a radial profile")
@@ -79,22 +70,13 @@ class RadialProfile(Reduction):
         norm = self.normalization(part)
         axis = [(self.unit if self.unit == "q" else "radius", self.map.centres, self.map.unit)]
         profile = divide(part.bins, norm)
-        if self.empty is not None:
-            profile = subtract_empty(profile, self.empty, self.transmission)
-        error = divide(np.sqrt(part.bins), norm) / (self.transmission if self.empty is not None else 1.0)
+        error = divide(np.sqrt(part.variance.bins), norm)
         return {
             "iq": Quantity(sound(part, profile), "counts/pixel", "Azimuthal average I(q)", axis),
             "iq_error": Quantity(sound(part, error), "counts/pixel", "Counting error of I(q)", axis),
             "iq_sum": Quantity(sound(part, part.bins), "counts", "Sum of counts per q bin", axis),
             "iq_n": Quantity(sound(part, part.bin_counts), "pixels", "Valid pixels per q bin", axis),
         }
-
-
-def subtract_empty(profile: FloatArray, empty: NDArray[np.floating], transmission: float = 1.0) -> FloatArray:
-    """Profiles (..., n_bins) of the sample alone: I / T - I_empty. Raises UsageError for an impossible T."""
-    if not 0 < transmission <= 1:
-        raise UsageError(f"a transmission of {transmission:g} is not possible; it lies between 0 and 1")
-    return np.asarray(profile / transmission - empty)
 
 
 def _mean_weight(bin_map: BinMap, weights: FloatArray, valid: NDArray[np.bool_]) -> FloatArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from dada.kernels import KERNEL_VERSION
@@ -29,6 +30,11 @@ def patch_key(
     same. `plan_digest` stands for shape, type, mask and cut, `part_digest` for the table of bins or the ROI.
     """
     return _hash("sums", version.describe(), dataset, channel, start, count, plan_digest, family, part_digest)
+
+
+def pixel_key(frames: Sequence[tuple[Any, ...]], plan_digest: str) -> str:
+    """The key of sums of each pixel over frames: (file's version, dataset, channel, start, count) of each stretch."""
+    return _hash("pixels", frames, plan_digest)
 
 
 def run_id(description: dict[str, Any]) -> str:
