@@ -55,7 +55,7 @@ class Machine:
         self.root = root
         self.bin = root / "bin"
         self.checkout = root / "checkout"
-        for folder in (self.bin, self.checkout / "analysis" / "dada" / "kernels", root / "include"):
+        for folder in (self.bin, self.checkout, root / "include"):
             folder.mkdir(parents=True)
         for name in _REAL:
             found = shutil.which(name)
@@ -65,8 +65,12 @@ class Machine:
         self.program("id", f"#!/bin/sh\necho {user}\n")
         self.program("hello", "#!/bin/sh\necho hello $* from $(pwd)\n", folder=root)
         shutil.copy(REPOSITORY / "run", self.checkout)
-        for name in ("pyproject.toml", "meson.build", "analysis/dada/kernels/meson.build", "analysis/dada/kernels/k.c"):
-            (self.checkout / name).write_text("1\n")
+        compiled = [path.parent for part in ("dadafs", "analysis") for path in (REPOSITORY / part).rglob("meson.build")]
+        for folder in (REPOSITORY, *compiled):
+            place = self.checkout / folder.relative_to(REPOSITORY)
+            place.mkdir(parents=True, exist_ok=True)
+            for name in ("meson.build", "pyproject.toml" if folder == REPOSITORY else "code.c"):
+                (place / name).write_text("1\n")
 
     def program(self, name: str, text: str, folder: Path | None = None) -> None:
         path = (folder or self.bin) / name
@@ -101,10 +105,12 @@ class Machine:
         return path.read_text().splitlines() if path.exists() else []
 
 
-def sentence(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line in which it was refused."""
+def sentence(done: subprocess.CompletedProcess[str], after: str = "") -> str:
+    """The one line in which it was refused, after one that has the word `after`, if any."""
     assert done.returncode == 1, done.stderr
-    (line,) = done.stderr.splitlines()
+    *before, line = done.stderr.splitlines()
+    assert len(before) == bool(after)
+    assert all(after in other for other in before)
     assert line.startswith("run: ")
     return line
 
@@ -172,7 +178,9 @@ def test_the_second_call_finds_all_done(tmp_path: Path, user: int) -> None:
     assert len(machine.calls("pip")) == 1
 
 
-@pytest.mark.parametrize("changed", ["pyproject.toml", "meson.build", "analysis/dada/kernels/k.c"])
+@pytest.mark.parametrize(
+    "changed", ["pyproject.toml", "meson.build", "analysis/dada/kernels/code.c", "dadafs/native/code.c"]
+)
 def test_the_environment_is_made_again_when_what_it_is_made_of_changes(tmp_path: Path, changed: str) -> None:
     machine = Machine(tmp_path, user=0)
     machine.add_apt_get()
@@ -180,6 +188,13 @@ def test_the_environment_is_made_again_when_what_it_is_made_of_changes(tmp_path:
     (machine.checkout / changed).write_text("2\n")
     assert machine.run("hello").returncode == 0
     assert len(machine.calls("pip")) == 2
+
+
+def test_an_environment_that_cannot_be_written(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, user=0)
+    machine.add_apt_get()
+    (machine.checkout / ".venv").write_text("a file is in the way, for root too")
+    assert "name another folder in DADA_VENV" in sentence(machine.run("hello"), "installing")
 
 
 def test_an_unknown_command(tmp_path: Path) -> None:
