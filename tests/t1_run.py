@@ -71,6 +71,9 @@ class Machine:
             place.mkdir(parents=True, exist_ok=True)
             for name in ("meson.build", "pyproject.toml" if folder == REPOSITORY else "code.c"):
                 (place / name).write_text("1\n")
+        for name in ("README.md", "LICENSE"):
+            (self.checkout / name).touch()
+        (self.checkout / "dadafsd").mkdir()
 
     def program(self, name: str, text: str, folder: Path | None = None) -> None:
         path = (folder or self.bin) / name
@@ -213,4 +216,7 @@ def test_a_checkout_that_belongs_to_somebody_else(tmp_path: Path) -> None:
         assert machine.run("hello").returncode == 0
     finally:
         machine.checkout.chmod(0o755)
-    assert (tmp_path / ".cache" / "dadafs" / "venv" / "bin" / "hello").exists()
+    venv = tmp_path / ".cache" / "dadafs" / "venv"
+    assert machine.calls("pip")[0].endswith(f" {venv}/source"), "the build cannot write into the checkout"
+    assert (venv / "source" / "dadafs" / "native" / "meson.build").exists()
+    assert (venv / "bin" / "hello").exists()
