@@ -45,7 +45,6 @@ class NodeConnection:
         self._service = service
         self._exports = exports
         self._head = head
-        self._order = trio.Lock()  # replies and pushes leave in the order in which they were decided
         self._slots = trio.CapacityLimiter(1)
         self.working = 0
         self.session: Session | None = None
@@ -203,22 +202,9 @@ class NodeConnection:
             self._slots.release_on_behalf_of(holder)
 
     async def _send(self, request_id: int, reply: Reply) -> None:
-        """Send a reply. On the control channel nothing yields between a lease's last check and its place in the queue
-        of `_order`; data channels carry no leases, and the channel keeps their frames apart by itself.
+        """Send a reply. The channel sends in the order in which it was asked to, and nothing yields between a lease's
+        last check and here.
         """
-        if not self.is_control:
-            await self._transmit(request_id, reply)
-            return
-        try:
-            self._order.acquire_nowait()  # without the trip through the scheduler that `acquire` always takes
-        except trio.WouldBlock:
-            await self._order.acquire()
-        try:
-            await self._transmit(request_id, reply)
-        finally:
-            self._order.release()
-
-    async def _transmit(self, request_id: int, reply: Reply) -> None:
         if reply.parts:
             segments = [(part.offset, part.length) for part in reply.parts]
             fd = reply.parts[0].record.fd
@@ -228,8 +214,7 @@ class NodeConnection:
 
     async def _push(self, message: Message) -> None:
         with suppress(ChannelClosed):
-            async with self._order:
-                await self.channel.send(Kind.PUSH, 0, message)
+            await self.channel.send(Kind.PUSH, 0, message)
 
     async def goodbye(self, retry: float) -> None:
         """Tell the node that this head stops."""

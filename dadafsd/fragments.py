@@ -116,13 +116,20 @@ class Fragments:
         return Wanted(key, offset, length, first, min(count, blocks - first), prefetch, verify)
 
     def at_hand(self, want: Wanted) -> Found | None:
-        """What can be answered without waiting: memory, or a record that is open already."""
+        """What can be answered without waiting: memory, or a record that the kernel has in memory."""
+        return self._at_hand(want, self._store.at_hand if self._store is not None else None)
+
+    def _hot(self, want: Wanted) -> Found | None:
+        """The same without looking for a record that is not open yet."""
+        return self._at_hand(want, self._store.hot if self._store is not None else None)
+
+    def _at_hand(self, want: Wanted, find: Callable[[FragmentKey], Record | None] | None) -> Found | None:
         if want.verify:
             return None
         piece = self.memory.get(want.key, trio.current_time())
         if piece is not None:
             return Found("memory", piece.settled, piece.checksums, 0, piece=piece)
-        record = self._store.hot(want.key) if self._store is not None else None
+        record = find(want.key) if find is not None else None
         if record is None or not record.resident(*want.span):
             return None
         return _in_store(record)
@@ -132,7 +139,7 @@ class Fragments:
 
         Raises `Failure` and other `OSError`.
         """
-        found = self.at_hand(want)
+        found = self._hot(want)
         if found is not None:
             return found
         blocks = -(-want.length // BLOCK_SIZE)
@@ -141,7 +148,7 @@ class Fragments:
         record = await self._in_store(want)
         if record is not None:
             return record
-        found = self.at_hand(want)  # another reader's fetch may have ended while we looked
+        found = self._hot(want)  # another reader's fetch may have ended while we looked
         if found is not None:
             return found
         take = self.admission.decide(want.key, want.count, blocks, prefetch=want.prefetch)

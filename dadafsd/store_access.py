@@ -94,6 +94,16 @@ class StoreAccess:
             self._hot.move_to_end(key)
         return record
 
+    def at_hand(self, key: FragmentKey) -> Record | None:
+        """A record that is open already, or is opened without waiting; for the loop."""
+        record = self.hot(key)
+        if record is None:
+            stored = self.store.lookup_at_once(key)
+            if stored is not None:
+                record = Record(stored, 0.0)
+                self._found(key, record, self.store.promotes(key, stored.tier))
+        return record
+
     async def lookup(self, key: FragmentKey, *, prefetch: bool, verify: bool) -> Record | None:
         """The record of `key`, with its data verified where asked for; None where the store cannot help."""
         record = self.hot(key)
@@ -103,10 +113,7 @@ class StoreAccess:
                 if stored is None:
                     return None
                 record = stored
-                self._keep(key, record)
-                if again and len(self._promoted) < PROMOTIONS:
-                    self._promoted[key] = record
-                    self._wake.set()
+                self._found(key, record, again)
             if verify and not await self._pool.run(_intact, record):
                 await self.damaged(key)
                 return None
@@ -218,6 +225,13 @@ class StoreAccess:
         if stored is None:
             return None, False
         return Record(stored, 0.0), self.store.promotes(key, stored.tier)
+
+    def _found(self, key: FragmentKey, record: Record, again: bool) -> None:
+        """Keep a record open, and have it copied into memory where it was found `again`."""
+        self._keep(key, record)
+        if again and len(self._promoted) < PROMOTIONS:
+            self._promoted[key] = record
+            self._wake.set()
 
     def _keep(self, key: FragmentKey, record: Record) -> None:
         record.used = trio.current_time()

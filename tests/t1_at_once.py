@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import trio
 
 from dadafs.checksum import checksum
 from dadafs.wire.messages import Entry, Identities, Message, Open, Opened, Read, Release, Stat
-from dadafsd import confine, filesystem
+from dadafsd import filesystem
 from dadafsd.counters import Counters
 from dadafsd.export import Export
 from dadafsd.exported import Exported, ExportOptions, assemble
@@ -23,29 +22,14 @@ from dadafsd.policy.recent import Recent
 from dadafsd.replies import Reply
 from dadafsd.service import Service
 from dadafsd.sessions import Session, Sessions
+from tests.harness.places import answers_from_memory, from_memory
 from tests.harness.processes import wait_until
-
-
-def _from_memory(folder: str | Path) -> bool:
-    fd = os.open(folder, os.O_PATH)
-    try:
-        return filesystem.answers_from_memory(fd)
-    finally:
-        os.close(fd)
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Iterator[Path]:
-    """A directory on a file system that answers from memory: the usual place, or a tmpfs."""
-    if not confine.have_open_at_once:
-        pytest.skip("openat2 with RESOLVE_CACHED needs Linux 5.12, and a sandbox that lets it through")
-    if _from_memory(tmp_path):
-        yield tmp_path
-    elif _from_memory("/dev/shm"):
-        with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-            yield Path(folder)
-    else:
-        pytest.skip("neither the temporary directory nor /dev/shm is on a file system that answers from memory")
+    with from_memory(tmp_path) as place:
+        yield place
 
 
 class Bench:
@@ -108,7 +92,7 @@ def test_the_kernel_is_asked_for_what_it_has_in_memory_only(tree: Path) -> None:
 
 
 def test_below_another_mount_nothing_is_looked_at(tree: Path) -> None:
-    if not _from_memory("/dev") or not os.path.ismount("/dev/shm"):
+    if not answers_from_memory("/dev") or not os.path.ismount("/dev/shm"):
         pytest.skip("/dev/shm is no mount of its own below /dev")
     export = Export("dev", Path("/dev"))
     assert export.lstat(b"null", wait=False) == export.lstat(b"null")

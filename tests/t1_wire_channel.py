@@ -51,6 +51,29 @@ def test_frames_arrive_as_they_were_sent(size: int) -> None:
     run(test)
 
 
+def test_frames_leave_in_the_order_in_which_sending_was_begun() -> None:
+    """Also where the channel owes the others a turn: what is decided first is said first."""
+
+    async def test() -> None:
+        one, other = channel_pair()
+        begun = trio.Event()
+
+        async def first() -> None:
+            begun.set()
+            await one.send(Kind.REPLY, 1, DONE)
+
+        one._credit = -1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first)
+            await begun.wait()
+            await one.send(Kind.PUSH, 2, DONE)
+            assert [(await take(other))[1] for _ in range(2)] == [1, 2]
+        one.close()
+        other.close()
+
+    run(test)
+
+
 def test_a_payload_in_pieces_is_one_payload() -> None:
     few = [os.urandom(size) for size in (100_000, 0, 1, 300_000)]
     many = [os.urandom(10) for _ in range(5000)]  # more than the kernel takes in one call

@@ -198,17 +198,22 @@ class Channel:
             self._sending.release()
 
     async def _enter(self) -> None:
-        """Take the send lock; cancellation here leaves the stream whole, since nothing is sent yet."""
-        if self._credit < 0:
-            self._credit = YIELD_AFTER
-            await trio.lowlevel.checkpoint()
+        """Take the send lock; cancellation here leaves the stream whole, since nothing is sent yet.
+
+        The lock comes first: frames leave in the order in which sending them was begun, whoever yields here.
+        """
         try:
             self._sending.acquire_nowait()
         except trio.WouldBlock:
             await self._sending.acquire()
-        if self._closed is not None:
+        try:
+            if self._credit < 0:
+                self._credit = YIELD_AFTER
+                await trio.lowlevel.checkpoint()
+            self._check_open()
+        except BaseException:
             self._sending.release()
-            raise ChannelClosed(self._closed)
+            raise
 
     async def _send_views(self, views: list[memoryview], flags: int) -> None:
         """Send all of `views`; without waiting if the kernel takes them, else with a deadline for the

@@ -20,6 +20,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dadafsd.confine import open_at_once
+from dadafsd.filesystem import answers_from_memory
 from dadafsd.store.record import HEADER_SIZE
 
 RECORDS = "fragments"
@@ -29,6 +31,8 @@ _RECORD_NAME = re.compile(r"[0-9a-f]{16}")
 _CLOEXEC_READ = os.O_RDONLY | os.O_CLOEXEC
 #: A record that somebody replaced by a link or a pipe must neither be followed nor wait.
 _OPEN_RECORD = _CLOEXEC_READ | os.O_NOFOLLOW | os.O_NONBLOCK
+#: Noting when it was read would write to the disk, and whoever sends a record would wait for that.
+_OPEN_QUIETLY = _OPEN_RECORD | os.O_NOATIME
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
@@ -81,6 +85,7 @@ class TierFiles:
         self._lock = _lock_directory(root.fd)
         self._opened = root
         self._device = os.fstat(root.fd).st_dev
+        self._from_memory = answers_from_memory(root.fd)
         for name in (RECORDS, NEW):
             self._mkdir(name)
         self._sweep()
@@ -133,7 +138,17 @@ class TierFiles:
     def open_record(self, digest: int) -> int:
         """A descriptor of the record; raises `FileNotFoundError` where there is none."""
         root = self._root  # keeps it open while it is in use here
-        return os.open(record_name(digest), _OPEN_RECORD, dir_fd=root.fd)
+        try:
+            return os.open(record_name(digest), _OPEN_QUIETLY, dir_fd=root.fd)
+        except PermissionError:  # somebody else's file
+            return os.open(record_name(digest), _OPEN_RECORD, dir_fd=root.fd)
+
+    def open_record_at_once(self, digest: int) -> int:
+        """The same without ever waiting; `BlockingIOError` where the kernel does not have it in memory."""
+        root = self._root  # keeps it open while it is in use here
+        if not self._from_memory:
+            raise BlockingIOError
+        return open_at_once(root.fd, record_name(digest).encode(), _OPEN_QUIETLY)
 
     def write_record(self, digest: int, parts: Sequence[bytes | bytearray | memoryview], sync: bool) -> None:
         """Write a record beside and move it to its name: it is there whole or not at all."""

@@ -151,7 +151,7 @@ def encode_header(key: FragmentKey, checksums: Sequence[int]) -> bytes:
     return head + _CHECKSUM.pack(xxh3_64_intdigest(head))
 
 
-def _check_seal(header: bytes) -> None:
+def _check_seal(header: bytes | bytearray) -> None:
     if len(header) != HEADER_SIZE:
         raise DamagedRecord("header cut short")
     if header[:16] != _STARTS:
@@ -160,14 +160,14 @@ def _check_seal(header: bytes) -> None:
         raise DamagedRecord("header damaged")
 
 
-def _checksums(header: bytes) -> tuple[int, list[int]]:
+def _checksums(header: bytes | bytearray) -> tuple[int, list[int]]:
     length, count, _ = _BODY.unpack_from(header, _BODY_OFFSET)
     if not 0 < length <= MAX_FRAGMENT_SIZE or count != block_count(length):
         raise DamagedRecord("header contradicts itself")
     return length, list(struct.unpack_from(f"<{count}Q", header, _BLOCKS_OFFSET))
 
 
-def check_header(header: bytes, key: FragmentKey) -> list[int]:
+def check_header(header: bytes | bytearray, key: FragmentKey) -> list[int]:
     """The block checksums in `header`; raises `DamagedRecord` unless it is a sound header of exactly `key`."""
     _check_seal(header)
     if header[_KEY_OFFSET:_BODY_OFFSET] != key.packed:

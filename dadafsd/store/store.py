@@ -106,6 +106,22 @@ class FragmentStore:
                     return found
         return None
 
+    def lookup_at_once(self, key: FragmentKey) -> Stored | None:
+        """`lookup` for the loop, from what the kernel has in memory; None where that takes waiting."""
+        passed: list[Tier] = []
+        try:
+            for level in self._levels_of(key.export):
+                for tier in _ranked(level, key):
+                    found = tier.lookup_at_once(key)
+                    if found is not None:
+                        for one in passed:
+                            one.passed_by(key)
+                        return found
+                    passed.append(tier)
+        except OSError:  # BlockingIOError, or the tier was closed just now
+            pass
+        return None
+
     def insert(self, key: FragmentKey, data: Buffer, checksums: Sequence[int], *, after_reads: int = 1) -> bool:
         """Keep a fragment with its block checksums; False where no tier kept it (full, down, refused).
 

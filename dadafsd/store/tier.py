@@ -125,12 +125,49 @@ class Tier:
             del self._ongoing[threading.get_ident()]
         self._went_well(self.reading)
         with self._lock:
-            self.counts.hits += 1
-            self.counts.hit_bytes += key.length
-            self.counts.note(key.export, "hit")
-            self._in_use[digest] = self._in_use.get(digest, 0) + 1
-            if not self.index.touch(digest):  # not scanned yet
-                self.index.adopt(digest, self._mark(key), units(key.length), stamp(time.time()))
+            return self._hit(key, fd, checksums)
+
+    def lookup_at_once(self, key: FragmentKey) -> Stored | None:
+        """`lookup` for the loop: a record that the kernel has in memory, or None where there is none. Counts hits only.
+
+        Raises `BlockingIOError` where it would have to wait or something is wrong, which `lookup` then deals with.
+        """
+        if self.reading.state is not State.NORMAL or key.digest in self._condemned:
+            raise BlockingIOError
+        try:
+            fd = self.files.open_record_at_once(key.digest)
+        except FileNotFoundError:
+            return None
+        try:
+            header = bytearray(HEADER_SIZE)
+            os.preadv(fd, [header], 0, os.RWF_NOWAIT)
+            checksums = check_header(header, key)
+            # The lock is held for longer while the index grows.
+            if os.fstat(fd).st_size != DATA_OFFSET + key.length or not self._lock.acquire(blocking=False):
+                raise BlockingIOError
+        except (OSError, DamagedRecord):
+            os.close(fd)
+            raise BlockingIOError from None
+        try:
+            return self._hit(key, fd, checksums)
+        finally:
+            self._lock.release()
+
+    def passed_by(self, key: FragmentKey) -> None:
+        """Count that `lookup_at_once` found nothing here and went on to another tier, which had it."""
+        with self._lock:
+            self.counts.misses += 1
+            self.counts.note(key.export, "miss")
+
+    def _hit(self, key: FragmentKey, fd: int, checksums: list[int]) -> Stored:
+        """Count what was found; the lock is held."""
+        digest = key.digest
+        self.counts.hits += 1
+        self.counts.hit_bytes += key.length
+        self.counts.note(key.export, "hit")
+        self._in_use[digest] = self._in_use.get(digest, 0) + 1
+        if not self.index.touch(digest):  # not scanned yet
+            self.index.adopt(digest, self._mark(key), units(key.length), stamp(time.time()))
         return Stored(fd, DATA_OFFSET, key.length, checksums, self.name, self.settings.kind, digest, self._release)
 
     def _release(self, digest: int) -> None:
