@@ -58,7 +58,7 @@ class Fetcher:
                 continue
             if extent.key[1] != extent.file.epoch:
                 raise VersionChanged
-            file.settled = reply.settled
+            file.settled, file.tier = reply.settled, reply.tier
             expires = None if reply.settled else asked_at + self._session.leases.freshness
             return self._cache.finish(extent, reply.checksums, expires)
         raise OSError(errno.EIO, "damaged data, time and again", os.fsdecode(file.path))

@@ -286,6 +286,7 @@ class FuseAdapter(pyfuse3.Operations):
         opened = self._operations.open_known(node_id, flags)
         if opened is None:
             opened = await self.guard.within(self._operations.open(node_id, flags))
+        self._operations.opened_by(opened[0], ctx.pid)
         return pyfuse3.FileInfo(fh=opened[0], keep_cache=opened[1])
 
     @guarded("N05")

@@ -46,12 +46,15 @@ class InPlace:
             return Told(told.fields[1], told.fields, told.timeout)
         return told
 
-    def open(self, node_id: int, flags: int) -> tuple[int, bool] | None:
-        """A handle, and whether the kernel's pages are still good."""
+    def open(self, node_id: int, flags: int, thread: int) -> tuple[int, bool] | None:
+        """A handle for the process that a thread belongs to, and whether the kernel's pages are still good."""
         mapping = self._session.mapping
         if mapping is not None and mapping.squashes_root:
             return None
-        return self._operations.open_known(node_id, flags)
+        opened = self._operations.open_known(node_id, flags)
+        if opened is not None:
+            self._operations.opened_by(opened[0], thread)
+        return opened
 
     def read(self, handle: int, offset: int, length: int) -> bytes | memoryview | None:
         """Bytes of an open file."""

@@ -15,6 +15,7 @@ from typing import Any
 import trio
 
 from dadafs import fuse_adapter, kernel_tuning, status_socket
+from dadafs.control import Control
 from dadafs.counters import Counters
 from dadafs.errors import ExitCode, UserError
 from dadafs.explain import Explainer
@@ -161,6 +162,7 @@ class MountProcess:
             pushes = Pushes(tree, notices, session.now, lambda: session.generation)
             session.on_changes(pushes.received)
             files.on_change(operations.file_changed)
+            session.report_more = operations.activity.report
             report = self._report(session, operations, cache)
             adapter = self._adapter(operations, report)
             reader.start(nursery)
@@ -168,7 +170,7 @@ class MountProcess:
             for task in (files.run, notices.run, operations.watch):
                 nursery.start_soon(task)
             with self._metrics(report):
-                await self._serve(nursery, adapter, report)
+                await self._serve(nursery, adapter, report, self._control(operations, cache).answer)
             await session.stop()
             nursery.cancel_scope.cancel()
 
@@ -204,6 +206,25 @@ class MountProcess:
     def _config(self) -> bytes:
         rows = self._options.settings.explain()
         return "".join(f"{row.name:<18} {row.value or '-':<20} # {row.source}\n" for row in rows).encode()
+
+    def _control(self, operations: Operations, cache: RamCache) -> Control:
+        """What may be asked and changed while the mount serves."""
+
+        def read_ahead(size: int) -> None:
+            if self._kernel is not None:
+                major, minor = map(int, self._device.split(":"))
+                self._kernel = kernel_tuning.tune(os.makedev(major, minor), read_ahead_kb=size // 1024)
+
+        return Control(
+            operations.activity,
+            self._options.settings,
+            self._recent.content,
+            {
+                "log_level": logging.getLogger().setLevel,
+                "ram_cache": lambda size: setattr(cache, "budget", size),
+                "read_ahead": read_ahead,
+            },
+        )
 
     def _report(self, session: Session, operations: Operations, cache: RamCache) -> Report:
         report = Report(
@@ -251,7 +272,9 @@ class MountProcess:
             "refused": list(kernel.refused),
         }
 
-    async def _serve(self, nursery: trio.Nursery, adapter: fuse_adapter.FuseAdapter, report: Report) -> None:
+    async def _serve(
+        self, nursery: trio.Nursery, adapter: fuse_adapter.FuseAdapter, report: Report, more: status_socket.More
+    ) -> None:
         """Mount, say so, and answer requests until the end."""
         mountpoint = self._options.mountpoint
         if not await trio.to_thread.run_sync(replace, mountpoint, self._replacing):
@@ -269,7 +292,7 @@ class MountProcess:
         try:
             async with trio.open_nursery() as inner:
                 inner.start_soon(self._handle_signals, inner)
-                inner.start_soon(self._announce, inner, report)
+                inner.start_soon(self._announce, inner, report, more)
                 await fuse_adapter.serve()
                 self._refuse_to_vanish()
                 unmount = True  # ended in order: unmounted already, or to be unmounted now
@@ -286,13 +309,13 @@ class MountProcess:
                 f"The kernel's connection of {self._options.mountpoint} was aborted; mount it again.", ExitCode.FAILED
             )
 
-    async def _announce(self, inner: trio.Nursery, report: Report) -> None:
+    async def _announce(self, inner: trio.Nursery, report: Report, more: status_socket.More) -> None:
         """Wait until the file system answers, tune the kernel, open the status socket, and tell whoever waits."""
         mountpoint = self._options.mountpoint
         found = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
         self._kernel = await trio.to_thread.run_sync(self._tune, found.st_dev, abandon_on_cancel=True)
         self._device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
-        await inner.start(status_socket.serve, status_socket.socket_path(self._device), report.as_dict)
+        await inner.start(status_socket.serve, status_socket.socket_path(self._device), report.as_dict, more)
         log.info("%s is mounted on %s", self._options.target, mountpoint)
         notify("READY=1", f"STATUS={self._options.target} on {mountpoint}")
         self._ready(self._device)

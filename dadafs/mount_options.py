@@ -24,16 +24,18 @@ SCHEMA = Schema(
         Setting("lease", Kind.DURATION, 30.0, "how long files stay open at the head after their last use", minimum=0),
         Setting("stale_if_offline", Kind.BOOL, False, "while the head is away, go on serving what is remembered"),
         Setting("allow_other", Kind.BOOL, False, "let other users in; the kernel then checks permissions"),
-        Setting("ram_cache", Kind.SIZE, 128 << 20, "memory for data and metadata", minimum=16 << 20),
+        Setting("ram_cache", Kind.SIZE, 128 << 20, "memory for data and metadata", minimum=16 << 20, live=True),
         Setting("key_file", Kind.STR, None, f"the key shared with the head (default {KEY_FILE}, if there is one)"),
         Setting("tls_certificate", Kind.STR, None, "this node's certificate (PEM), instead of a key file"),
         Setting("tls_key", Kind.STR, None, "its private key (PEM)"),
         Setting("tls_authority", Kind.STR, None, "who vouches for heads (PEM)"),
         Setting("connections", Kind.INT, 3, "connections for data", minimum=1),
         Setting("metrics", Kind.STR, None, "serve Prometheus metrics at HOST:PORT"),
-        Setting("read_ahead", Kind.SIZE, 1 << 20, "the kernel's readahead for this mount", minimum=0),
+        Setting("read_ahead", Kind.SIZE, 1 << 20, "the kernel's readahead for this mount", minimum=0, live=True),
         Setting("watchdog", Kind.DURATION, 60.0, "replace a mount process that is stuck for so long", minimum=0),
-        Setting("log_level", Kind.STR, "INFO", "how much to log", choices=("DEBUG", "INFO", "WARNING", "ERROR")),
+        Setting(
+            "log_level", Kind.STR, "INFO", "how much to log", choices=("DEBUG", "INFO", "WARNING", "ERROR"), live=True
+        ),
     ]
 )
 

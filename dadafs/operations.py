@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import msgspec
 import trio
 
+from dadafs.activity import Activity, Process
 from dadafs.attributes import Attributes
 from dadafs.beliefs import Found
 from dadafs.counters import Counters
@@ -50,14 +51,15 @@ _astuple = msgspec.structs.astuple
 
 
 class Handle:
-    """An open file: the node, the remote file that is read, and the prefetch state of this handle."""
+    """An open file: the node, the remote file that is read, the prefetch state of this handle, and who opened it."""
 
-    __slots__ = ("file", "node", "streams")
+    __slots__ = ("file", "node", "process", "streams")
 
     def __init__(self, node: Node, file: RemoteFile, streams: Streams) -> None:
         self.node = node
         self.file = file
         self.streams = streams
+        self.process: Process | None = None
 
 
 class Operations(Attributes):
@@ -77,6 +79,7 @@ class Operations(Attributes):
         self.counters = counters
         self.directories = Directories(session, tree, self._new_handle)
         self.small_files = SmallFiles(session, tree, files, counters)
+        self.activity = Activity()
         self._handles: dict[int, Handle] = {}
         self._next_handle = 1
         self._recheck_below = tree.beliefs.leases.freshness / 2
@@ -271,6 +274,10 @@ class Operations(Attributes):
         self._handles[handle] = Handle(node, file, self.reader.open_streams(file))
         return handle, keep
 
+    def opened_by(self, handle: int, thread: int) -> None:
+        """The thread of a process that a handle was just made for."""
+        self._handles[handle].process = self.activity.process(thread)
+
     def read_known(self, handle: int, offset: int, length: int) -> bytes | memoryview | None:
         """`read`, where nothing has to be waited for."""
         opened = self._handles[handle]
@@ -280,6 +287,10 @@ class Operations(Attributes):
             return None
         if not file.settled:
             opened.node.doubtful = True
+        process = opened.process
+        if process is not None:
+            process.reads += 1
+            process.bytes += len(data)
         return data
 
     def _ends_there(self, node: Node, end: int) -> bool:
@@ -289,12 +300,20 @@ class Operations(Attributes):
     async def read(self, handle: int, offset: int, length: int) -> bytes | memoryview:
         """Bytes of an open file; fewer than asked for only at the size that the kernel believes in."""
         opened = self._handles[handle]
+        begun = self.session.now()
         data = await self.reader.read(opened.file, opened.streams, offset, length)
+        if opened.process is not None:
+            self._note_wait(opened, opened.process, offset, len(data), self.session.now() - begun)
         if not opened.file.settled:
             opened.node.doubtful = True
         if len(data) == length:
             return data
         return await self._up_to_the_end(opened, offset, length, data)
+
+    def _note_wait(self, opened: Handle, process: Process, offset: int, size: int, seconds: float) -> None:
+        process.reads += 1
+        process.bytes += size
+        self.activity.waited(process, opened.file.path, offset, size, seconds, opened.file.tier)
 
     async def _up_to_the_end(
         self, opened: Handle, offset: int, length: int, data: bytes | memoryview

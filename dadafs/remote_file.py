@@ -56,6 +56,7 @@ class RemoteFile:
         self.path = path
         self.attr = attr
         self.settled = True
+        self.tier = "origin"  # of the head, that answered last
         self.orphaned = False
         self.ahead = False
         self.asked_at = NEVER

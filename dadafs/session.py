@@ -141,7 +141,7 @@ class Session:
             address,
             self._credentials,
             self.circuit,
-            Events(self._up, self._down, self._pushed, counters.report),
+            Events(self._up, self._down, self._pushed, lambda: counters.report() | self.report_more()),
             counters,
             data_channels=options.data_channels,
             keepalive_interval=self.leases.keepalive_interval(),
@@ -149,6 +149,7 @@ class Session:
         self._overtaken = Overtaken()
         self._welcome: Welcome | None = None
         self.mapping: Mapping | None = None  # of users and groups; None: they are what they are
+        self.report_more: Callable[[], dict[str, int | float | str]] = dict  # what the head is told beside counters
         self._on_changes: list[Callable[[Changes | LeasesLost], None]] = []
         self._on_connection: list[Callable[[bool], None]] = []
 

@@ -10,7 +10,8 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ import trio
 from dadafs.errors import ExitCode, UserError
 
 _LONGEST_LINE = 65536
+#: struct ucred: pid, uid, gid.
+_CREDENTIALS = struct.Struct("3i")
+#: Answers a request of a user that is not `status`; raises UserError, ValueError, TypeError.
+More = Callable[[dict[str, Any], int], dict[str, Any]]
 _PATIENCE = 5.0
 
 
@@ -38,10 +43,11 @@ def socket_path(device: str, directory: Path | None = None) -> Path:
 async def serve(
     path: Path,
     report: Callable[[], dict[str, Any]],
+    more: More | None = None,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer on `path` until cancelled; started once it can be asked."""
+    """Answer on `path` until cancelled; started once it can be asked. `more` answers what is not `status`."""
     _make_way(path)
     listener = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
     ours = 0
@@ -54,7 +60,7 @@ async def serve(
         async with trio.open_nursery() as nursery:
             while True:
                 peer, _ = await listener.accept()
-                nursery.start_soon(_answer, trio.SocketStream(peer), report)
+                nursery.start_soon(_answer, trio.SocketStream(peer), report, more)
     finally:
         listener.close()
         # Once we are unmounted the kernel may give our device number, and so this name, to the next mount.
@@ -69,7 +75,7 @@ def _make_way(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-async def _answer(stream: trio.SocketStream, report: Callable[[], dict[str, Any]]) -> None:
+async def _answer(stream: trio.SocketStream, report: Callable[[], dict[str, Any]], more: More | None) -> None:
     with trio.move_on_after(_PATIENCE):
         try:
             line = b""
@@ -78,21 +84,36 @@ async def _answer(stream: trio.SocketStream, report: Callable[[], dict[str, Any]
                 if not part:
                     return
                 line += part
-            await stream.send_all(_reply(line, report))
+            await stream.send_all(_reply(line, report, more, _peer(stream)))
         except trio.BrokenResourceError:
             pass
         finally:
             await trio.aclose_forcefully(stream)
 
 
-def _reply(line: bytes, report: Callable[[], dict[str, Any]]) -> bytes:
+def _peer(stream: trio.SocketStream) -> int:
+    """The user at the other end."""
+    credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    assert isinstance(credentials, bytes)
+    return int(_CREDENTIALS.unpack(credentials)[1])
+
+
+def _reply(line: bytes, report: Callable[[], dict[str, Any]], more: More | None, user: int) -> bytes:
     try:
-        command = json.loads(line)["command"]
+        request = json.loads(line)
+        command = request["command"]
     except (ValueError, TypeError, KeyError):
         return b'{"error":"send one JSON object with a command"}\n'
-    if command != "status":
-        return b'{"error":"unknown command"}\n'
-    return json.dumps(report(), separators=(",", ":")).encode() + b"\n"
+    try:
+        if command == "status":
+            answer = report()
+        elif more is None:
+            raise UserError("unknown command")
+        else:
+            answer = more(request, user)
+    except (UserError, ValueError, TypeError) as error:
+        answer = {"error": str(error)}
+    return json.dumps(answer, separators=(",", ":")).encode() + b"\n"
 
 
 def answers(path: Path) -> bool:
@@ -117,28 +138,36 @@ def places(device: str) -> list[Path]:
     return [socket_path(device, each) for each in dict.fromkeys((runtime_directory(), Path("/run/dadafs")))]
 
 
-def ask(device: str, command: str = "status", patience: float = _PATIENCE) -> dict[str, Any]:
-    """What the mount on `device` answers. Raises UserError where it does not. Blocks no longer than `patience`."""
+def ask(
+    device: str, command: str = "status", patience: float = _PATIENCE, fields: Mapping[str, object] | None = None
+) -> dict[str, Any]:
+    """What the mount on `device` answers. Raises UserError where it does not, and for an error that it answers.
+
+    Blocks no longer than `patience`.
+    """
     for path in places(device):
         if path.exists():
             try:
-                return _ask(path, command, patience)
+                answer = _ask(path, {"command": command, **(fields or {})}, patience)
             except (OSError, ValueError) as problem:
                 raise UserError(
                     f"The mount process does not answer on {path} ({problem}); see whether it still runs.",
                     ExitCode.UNREACHABLE,
                 ) from None
+            if isinstance(answer.get("error"), str):
+                raise UserError(answer["error"])
+            return answer
     raise UserError(
         f"There is no socket of a mount process for device {device}; it has ended, or belongs to another user.",
         ExitCode.UNREACHABLE,
     )
 
 
-def _ask(path: Path, command: str, patience: float) -> dict[str, Any]:
+def _ask(path: Path, request: dict[str, Any], patience: float) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
         peer.settimeout(patience)
         peer.connect(str(path))
-        peer.sendall(json.dumps({"command": command}).encode() + b"\n")
+        peer.sendall(json.dumps(request).encode() + b"\n")
         parts = []
         while part := peer.recv(65536):
             parts.append(part)

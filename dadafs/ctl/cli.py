@@ -15,8 +15,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dadafs import __version__
 from dadafs.cli import run_command
-from dadafs.ctl import screens
+from dadafs.ctl import mount_screens, screens
 from dadafs.ctl.client import DEFAULT_SOCKET, Head, Reply
+from dadafs.ctl.mountpoint import Mountpoint
 from dadafs.ctl.places import in_export
 from dadafs.errors import ExitCode, UserError
 from dadafs.mount_table import mounts
@@ -39,6 +40,10 @@ class Context:
         if self._head is None:
             self._head = Head(self._socket)
         return self._head
+
+    def target(self, mountpoint: str | None) -> Head | Mountpoint:
+        """The head, or the mount that was named."""
+        return self.head if mountpoint is None else Mountpoint(mountpoint)
 
     def ask(self, command: str, path: str, export: str | None, **fields: object) -> Reply:
         """Ask the head about a path as a person wrote it: in the export, on a mount, or in the exported directory."""
@@ -117,6 +122,10 @@ def _export(command: Command) -> Command:
     return click.option("--export", metavar="NAME", help="Which export, where the head has several.")(command)
 
 
+def _mount(command: Command) -> Command:
+    return click.option("--mount", "mountpoint", metavar="MOUNTPOINT", help="Of this mount, not of the head.")(command)
+
+
 # --- looking ------------------------------------------------------------------------------------------------------
 
 
@@ -141,10 +150,14 @@ def status(context: Context, mountpoint: str | None) -> None:
 @cli.command()
 @click.option("--interval", default="1s", show_default=True, help="How often.")
 @click.option("--count", type=click.IntRange(1), help="End after so many screens.")
+@click.argument("mountpoint", required=False)
 @pass_context
-def top(context: Context, interval: str, count: int | None) -> None:
-    """Live: who reads how much from which tier, and what had to wait."""
+def top(context: Context, mountpoint: str | None, interval: str, count: int | None) -> None:
+    """Live: who reads how much from which tier, and what had to wait; on the head, or on the mount at MOUNTPOINT."""
     pause = parse_duration(interval)
+    if mountpoint is not None:
+        _top_of_mount(context, Mountpoint(mountpoint), pause, count)
+        return
     before = context.head.ask("counters")
     with Live(console=context.console, auto_refresh=False, transient=False) as live:
         while count is None or count > 0:
@@ -156,6 +169,20 @@ def top(context: Context, interval: str, count: int | None) -> None:
             else:
                 live.update(screens.top_screen(before, after, sessions, recent), refresh=True)
             before = after
+            count = count and count - 1
+
+
+def _top_of_mount(context: Context, mount: Mountpoint, pause: float, count: int | None) -> None:
+    before, begun = mount.ask("activity"), time.monotonic()
+    with Live(console=context.console, auto_refresh=False, transient=False) as live:
+        while count is None or count > 0:
+            time.sleep(pause)
+            after, now = mount.ask("activity"), time.monotonic()
+            if context.as_json:
+                click.echo(json.dumps({"before": before, "after": after}))
+            else:
+                live.update(mount_screens.top_screen(before, after, now - begun), refresh=True)
+            before, begun = after, now
             count = count and count - 1
 
 
@@ -174,7 +201,12 @@ def cached(context: Context, path: str, export: str | None) -> None:
 @_export
 @pass_context
 def explain(context: Context, path: str, export: str | None) -> None:
-    """Why was reading PATH slow: which tier answered, and how long that took."""
+    """Why was reading PATH slow: which tier answered, how long that took, and for which node, or process of a mount."""
+    mount = Mountpoint.of(path)
+    if mount is not None:
+        reads = mount.ask("activity", path=mount.below(path), limit=1000)["reads"]
+        context.show({"reads": reads}, lambda: mount_screens.explain_screen(reads, path))
+        return
     where = context.ask("cached", path, export)
     reads = context.ask("recent", path, export, limit=1000)["reads"]
     context.show({"cached": where, "reads": reads}, lambda: screens.explain_screen(reads, where, path))
@@ -182,12 +214,17 @@ def explain(context: Context, path: str, export: str | None) -> None:
 
 @cli.command()
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="File to write.  [dadafs-bundle-TIME.json]")
+@click.argument("mountpoint", required=False)
 @pass_context
-def bundle(context: Context, output: str | None) -> None:
-    """Everything for a bug report, in one file; asks the head only, never a mount, and holds no secrets."""
+def bundle(context: Context, mountpoint: str | None, output: str | None) -> None:
+    """Everything for a bug report about the head, or the mount at MOUNTPOINT, in one file; holds no secrets.
+
+    Works for a mount that hangs: what the kernel and the mount process say is asked for without touching the mount.
+    """
     output = output or time.strftime("dadafs-bundle-%Y%m%d-%H%M%S.json")
+    content = context.head.ask("bundle") if mountpoint is None else Mountpoint(mountpoint).bundle()
     with open(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:  # names of files are in it
-        json.dump(context.head.ask("bundle"), file, indent=1)
+        json.dump(content, file, indent=1)
     context.show({"file": output}, lambda: f"Everything is in {output}; look through it before you send it away.")
 
 
@@ -197,10 +234,11 @@ def bundle(context: Context, output: str | None) -> None:
 @cli.command(name="get")
 @click.argument("name", required=False)
 @click.option("--show-config", is_flag=True, help="All settings, not only those that `set` can change.")
+@_mount
 @pass_context
-def get_command(context: Context, name: str | None, show_config: bool) -> None:
-    """The settings that can be changed while the head runs, or NAME, each with the source of its value."""
-    reply = context.head.ask("get", name=name)
+def get_command(context: Context, name: str | None, show_config: bool, mountpoint: str | None) -> None:
+    """The settings that can be changed while the head (or a mount) runs, or NAME, each with the source of its value."""
+    reply = context.target(mountpoint).ask("get", name=name)
     if name is None and not show_config:
         reply["settings"] = [row for row in reply["settings"] if row["live"]]
     rows = [(row["name"], screens.setting_value(row["name"], row["value"]), row["source"]) for row in reply["settings"]]
@@ -210,14 +248,15 @@ def get_command(context: Context, name: str | None, show_config: bool) -> None:
 @cli.command(name="set")
 @click.argument("setting", metavar="NAME=VALUE")
 @click.option("--for", "how_long", metavar="TIME", help="Fall back by itself after so long, e.g. 2h.")
+@_mount
 @pass_context
-def set_command(context: Context, setting: str, how_long: str | None) -> None:
-    """Change a setting of the running head."""
+def set_command(context: Context, setting: str, how_long: str | None, mountpoint: str | None) -> None:
+    """Change a setting of the running head, or of a mount."""
     name, equals, value = setting.partition("=")
     if not equals:
         raise UserError(f"Write NAME=VALUE, for example tier.ssd.size=2TiB, not {setting}.")
     seconds = None if how_long is None else parse_duration(how_long)
-    reply = context.head.ask("set", name=name.strip(), value=value.strip(), seconds=seconds)
+    reply = context.target(mountpoint).ask("set", name=name.strip(), value=value.strip(), seconds=seconds)
     row = reply["setting"]
     until = "" if seconds is None else f" for {format_duration(seconds)}"
     shown = screens.setting_value(row["name"], row["value"])
@@ -226,10 +265,11 @@ def set_command(context: Context, setting: str, how_long: str | None) -> None:
 
 @cli.command()
 @click.argument("name")
+@_mount
 @pass_context
-def reset(context: Context, name: str) -> None:
+def reset(context: Context, name: str, mountpoint: str | None) -> None:
     """Take a live change back."""
-    reply = context.head.ask("reset", name=name)
+    reply = context.target(mountpoint).ask("reset", name=name)
     value = screens.setting_value(name, reply["setting"]["value"])
     context.show(reply, lambda: f"{name} is {value} again.")
 

@@ -257,13 +257,13 @@ def cached_screen(cached: Reply, path: str) -> RenderableType:
 
 def explain_screen(reads: Sequence[Reply], cached: Reply, path: str) -> RenderableType:
     """Why reading a file took as long as it did: where it is cached, and what its latest waits were for."""
-    by_tier: dict[str, list[float]] = defaultdict(list)
+    waits: dict[tuple[str, str], list[float]] = defaultdict(list)
     for read in reads:
-        by_tier[read["tier"]].append(read["seconds"])
+        waits[read["node"], read["tier"]].append(read["seconds"])
     rows = [
-        (tier, len(times), f"{1000 * sum(times) / len(times):.1f} ms", f"{1000 * max(times):.1f} ms")
-        for tier, times in sorted(by_tier.items())
+        (*who, len(times), f"{1000 * sum(times) / len(times):.1f} ms", f"{1000 * max(times):.1f} ms")
+        for who, times in sorted(waits.items(), key=lambda item: -sum(item[1]))
     ]
     title = "its latest reads that had to wait" if rows else "no read of it had to wait lately"
-    waits = table(("answered by", "reads ", "mean wait ", "longest "), rows, title)
-    return Group(cached_screen(cached, path), Text(), waits)
+    shown = table(("node", "answered by", "reads ", "mean wait ", "longest "), rows, title)
+    return Group(cached_screen(cached, path), Text(), shown)

@@ -132,7 +132,7 @@ static void getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static void open_(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    PyObject *answer = ask(OPEN, Py_BuildValue("(Ki)", (unsigned long long)ino, fi->flags));
+    PyObject *answer = ask(OPEN, Py_BuildValue("(Kii)", (unsigned long long)ino, fi->flags, (int)fuse_req_ctx(req)->pid));
     unsigned long long handle;
     int keep;
 

@@ -1,0 +1,108 @@
+"""Who reads on a node: processes from /proc as they are found there, bounded, and told to the head as rates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dadafs import activity
+from dadafs.activity import Activity
+from dadafs.control import Control
+from dadafs.ctl.screens import PROCESS
+from dadafs.errors import UserError
+from dadafs.mount_options import SCHEMA
+from dadafs.settings import Settings
+
+
+def status(proc: Path, thread: int, pid: int, uid: int = 1000, name: str = "python3") -> None:
+    (proc / str(thread)).mkdir()
+    (proc / str(thread) / "status").write_text(f"Name:\t{name}\nTgid:\t{pid}\nUid:\t{uid}\t0\t0\t0\n")
+
+
+def test_threads_belong_to_their_process(tmp_path: Path) -> None:
+    status(tmp_path, 10, 10)
+    status(tmp_path, 11, 10)
+    processes = Activity(tmp_path)
+    assert processes.process(11) is processes.process(10)
+    found = processes.process(10)
+    assert (found.pid, found.uid, found.command) == (10, 1000, "python3")
+
+
+@pytest.mark.parametrize("text", ["", "Name\n", "Tgid:\tx\n", "Tgid:\t1\nUid:\t\n"])
+def test_a_process_that_is_gone_is_nobody(tmp_path: Path, text: str) -> None:
+    (tmp_path / "12").mkdir()
+    (tmp_path / "12" / "status").write_text(text)
+    for thread in (12, 13):
+        found = Activity(tmp_path).process(thread)
+        assert (found.pid, found.uid, found.command) == (thread, -1, "?")
+
+
+def test_what_is_remembered_is_bounded(tmp_path: Path) -> None:
+    processes = Activity(tmp_path)
+    for thread in range(5000):
+        process = processes.process(thread)
+        processes.waited(process, b"file", 0, 1, 0.1, "ssd")
+    assert len(processes.processes()) == activity.PROCESSES
+    assert len(processes.reads(None, None, 10**6)) == activity.READS
+
+
+def test_the_head_is_told_rates_of_those_that_read_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(activity.time, "monotonic", lambda: now)
+    processes = Activity(tmp_path)
+    for thread in range(20):
+        processes.process(thread).bytes = 1000 * thread
+    assert processes.report() == {}
+    now += 4.0
+    report = processes.report()
+    assert len(report) == activity.REPORTED
+    assert report["process ?[19]"] == "4750 0.0000"
+    assert all(name.startswith(PROCESS) for name in report)
+    now += 4.0
+    assert processes.report() == {}, "nobody has read since"
+
+
+# --- who may ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Control:
+    status(tmp_path, 10, 10, uid=1000)
+    status(tmp_path, 20, 20, uid=1001)
+    processes = Activity(tmp_path)
+    for thread in (10, 20):
+        processes.waited(processes.process(thread), b"scan/%d" % thread, 0, 1, 0.1, "ssd")
+    return Control(processes, Settings(SCHEMA), lambda: b"line\n", {"ram_cache": lambda size: None})
+
+
+def test_names_of_files_are_for_their_readers_and_for_the_owner(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 500)
+
+    def paths(user: int, **fields: object) -> list[str]:
+        answer = control.answer({"command": "activity", **fields}, user)
+        assert len(answer["processes"]) == 2, "statistics are for all"
+        return [read["path"] for read in answer["reads"]]
+
+    assert paths(0) == paths(500) == ["scan/20", "scan/10"]
+    assert paths(1000) == ["scan/10"]
+    assert paths(1002) == []
+    assert paths(0, path="/scan/20/") == ["scan/20"]
+    assert paths(0, path="scan", limit=1) == ["scan/20"]
+
+
+def test_only_the_owner_changes_settings(control: Control) -> None:
+    for command in ("set", "reset", "log"):
+        with pytest.raises(UserError, match="Only root"):
+            control.answer({"command": command, "name": "ram_cache", "value": "64MiB"}, 54_321)
+    assert control.answer({"command": "set", "name": "ram-cache", "value": "64MiB"}, 0)["setting"]["value"] == "64MiB"
+    assert (
+        control.answer({"command": "get", "name": "ram_cache"}, 54_321)["settings"][0]["source"] == "set while running"
+    )
+    assert control.answer({"command": "reset", "name": "ram_cache"}, 0)["setting"]["source"] == "default"
+    with pytest.raises(UserError, match="cannot be changed"):
+        control.answer({"command": "set", "name": "retry", "value": "1s"}, 0)
+    with pytest.raises(UserError, match="unknown command"):
+        control.answer({"command": "explode"}, 0)

@@ -1,0 +1,108 @@
+"""dadafsctl against a real mount: who reads, why it was slow, settings, and a bundle of a mount that hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Mounted
+from tests.harness.processes import wait_until
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def served(mounted: Mounted) -> Mounted:
+    (mounted.tree / "scan").mkdir()
+    (mounted.tree / "scan" / "file").write_bytes(os.urandom(3 * MIB))
+    return mounted
+
+
+def ctl(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dadafs.ctl", *words], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def answer(*words: str) -> Any:
+    done = ctl(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_process_is_known_with_what_it_read_and_waited_for(served: Mounted) -> None:
+    file = served.mnt / "scan" / "file"
+    subprocess.run(["/bin/cat", str(file)], check=True, capture_output=True)
+    for words in (("explain", str(file)), ("explain", str(served.mnt / "scan"))):
+        reads = answer(*words)["reads"]
+        assert {read["command"] for read in reads} == {"cat"}
+        assert {read["path"] for read in reads} == {"scan/file"}
+        assert {read["tier"] for read in reads} <= {"origin", "memory", "ssd"}
+    assert "cat" in ctl("explain", str(file)).stdout
+    assert answer("explain", str(served.mnt / "other"))["reads"] == []
+    after = answer("top", str(served.mnt), "--count", "1", "--interval", "50ms")["after"]
+    (cat,) = (one for one in after["processes"] if one["command"] == "cat")
+    assert cat["bytes"] == 3 * MIB
+    assert 0 < cat["waits"] <= cat["reads"]
+    assert "who reads" in ctl("top", str(served.mnt), "--count", "1", "--interval", "50ms").stdout
+
+
+def test_the_head_hears_which_process_reads(served: Mounted) -> None:
+    file = served.mnt / "scan" / "file"
+
+    def told() -> bool:
+        subprocess.run(["/bin/cat", str(file)], check=True, capture_output=True)
+        subprocess.run(["/usr/bin/touch", str(served.tree / "scan" / "file")], check=True)  # it is read anew
+        done = ctl("--socket", str(served.head.admin_socket), "--json", "status")
+        return "process cat[" in done.stdout
+
+    wait_until(told, "the node has reported its processes")
+
+
+def test_settings_of_a_mount_change_while_it_is_used(served: Mounted) -> None:
+    mount = ("--mount", str(served.mnt))
+    assert "ram_cache is 64MiB" in ctl("set", "ram_cache=64MiB", *mount).stdout
+    report = answer("status", str(served.mnt))
+    assert report["ram_cache"]["budget_bytes"] == 64 * MIB
+    (row,) = answer("get", "ram_cache", *mount)["settings"]
+    assert row["source"] == "set while running"
+    assert "128MiB again" in ctl("reset", "ram_cache", *mount).stdout
+    assert {row["name"] for row in answer("get", *mount)["settings"]} == {"ram_cache", "read_ahead", "log_level"}
+    assert "retry" in {row["name"] for row in answer("get", "--show-config", *mount)["settings"]}
+    for words, said in (
+        (("set", "retry=1s", *mount), "cannot be changed"),
+        (("set", "ram_cache=64MiB", "--for", "1h", *mount), "leave --for out"),
+        (("get", "--mount", str(served.tree)), "not a dadafs mount"),
+    ):
+        done = ctl(*words)
+        assert done.returncode != 0
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_bundle_of_a_mount_that_hangs(served: Mounted, tmp_path: Path) -> None:
+    """The mount process is stopped: nothing that touches the mount would return."""
+    output = tmp_path / "bundle.json"
+    assert ctl("bundle", str(served.mnt), "-o", str(output)).returncode == 0
+    healthy = json.loads(output.read_text())
+    assert output.stat().st_mode & 0o777 == 0o600
+    assert healthy["status"]["mountpoint"] == str(served.mnt)
+    assert healthy["mount"]["fstype"] == "fuse.dadafs"
+    assert healthy["process"]["threads"]
+    assert any("is mounted on" in line for line in healthy["log"]["lines"])
+    os.kill(served.mount.pid, signal.SIGSTOP)
+    try:
+        assert ctl("bundle", str(served.mnt), "-o", str(output)).returncode == 0
+    finally:
+        os.kill(served.mount.pid, signal.SIGCONT)
+    hanging = json.loads(output.read_text())
+    assert "does not answer" in hanging["status"]["error"]
+    assert hanging["mount"]["mountpoint"] == str(served.mnt)
+    assert "fuse" in hanging
