@@ -124,7 +124,7 @@ def test_usage(tmp_path: Path) -> None:
     assert (asked.returncode, lost.returncode) == (0, 2)
     for done in (asked, lost):
         assert [line.split()[0:2] for line in done.stdout.splitlines()] == [
-            ["./run", w] for w in ("demo", "test", "CMD")
+            ["./run", w] for w in ("demo", "test", "build", "CMD")
         ]
 
 
