@@ -34,6 +34,8 @@ from dada.grid import parse_shape
 from dada.scan import open_scan
 
 console = Console(highlight=False)
+#: Simulated frames, and those of a real detector, which are larger: both fit a laptop (under a minute, under 200 MB).
+FRAMES, REAL_FRAMES = 225, 49
 #: A real EIGER2 9M frame: the package it is in, and the file in there.
 REAL_PACKAGE, REAL_FILE = "punx==0.3.5", "punx/data/S2p5min_00070_00001.h5"
 #: Its geometry as pyFAI writes it. The file itself counts the beam's row from the bottom.
@@ -75,9 +77,7 @@ class CommandFailed(UserError):
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @click.option("--real", is_flag=True, help="Frames of a real EIGER2 detector, thinned into a scan.")
-@click.option(
-    "--frames", type=click.IntRange(4), help="Size of the scan.  [225; 49 with --real, whose frames are larger]"
-)
+@click.option("--frames", type=click.IntRange(4), help=f"Size of the scan.  [{FRAMES}; {REAL_FRAMES} with --real]")
 @click.option("--shape", metavar="NYxNX", help="Points of the scan at PATH; as square as possible when not given.")
 @click.option("--keep", is_flag=True, help="Leave the mount usable until Ctrl-C.")
 @click.option("--output", default="demo-output", show_default=True, type=click.Path(path_type=Path))
@@ -90,7 +90,7 @@ def demo(path: Path | None, real: bool, frames: int | None, shape: str | None, k
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="dadafs-demo-", ignore_cleanup_errors=True) as folder:
         work = Path(folder)
-        job = _job(path, real, frames or (49 if real else 225), shape, work)
+        job = _job(path, real, frames or (REAL_FRAMES if real else FRAMES), shape, work)
         with _head(work, job.export) as address, _mount(work, address) as mnt:
             accounts = [_analyse(job, mnt, work, output, first) for first in (True, False)]
             _show_tiers(mnt, accounts)

@@ -48,6 +48,7 @@ def test_the_files_are_those_of_an_eiger(tmp_path: Path) -> None:
         assert specific["pixel_mask"].shape == (240, 230)
     scan = open_scan(master)
     assert scan.n_frames == 20
+    assert scan.detector.saturation == parse_detector("230x240", "uint16", 1).saturation
     assert scan.detector.beam_centre == pytest.approx(parse_detector("230x240", "uint16", 1).beam_centre)
 
 

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
+from bench.demo import FRAMES
 from dada.simulate import Simulation, simulate
 from tests.conftest import need_fuse
 from tests.harness import scans
@@ -54,6 +55,12 @@ def test_the_maps_of_the_phantom(tmp_path: Path, env: dict[str, str]) -> None:
     cold, again = cell(done.stdout, "fragments from the origin")
     assert int(cold) > 0
     assert int(again) == 0
+    for what in ("from the head's SSD", "from the head's memory", "from the node's memory"):
+        assert len(cell(done.stdout, what)) == 2
+    for speed in cell(done.stdout, "frames per second, start to end"):
+        assert float(speed) >= 0
+    read = float(cell(done.stdout, "read by the node from the head")[0].removesuffix(" MiB"))
+    assert 2 * read / 16 * FRAMES < 200, "the scan and the cache of the usual demo fit a laptop"
     for name in ("itot", "comh", "comv", "orient2_outer"):
         assert float(cell(done.stdout, f" {name} ")[1]) < 2, "in units of the statistical error"
     with h5py.File(tmp_path / "out" / "maps.h5") as maps:
