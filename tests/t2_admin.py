@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 import trio
 
@@ -109,6 +110,31 @@ def test_warm_cached_and_evict(admin: Socket) -> None:
     assert admin.ask("cached", path="scan/file1")["tiers"]["ssd"] == 2 * RECORD
     assert admin.ask("evict")["evicted"] > 0
     assert admin.ask("cached", path="")["tiers"]["ssd"] == 0
+
+
+def test_warming_follows_a_scan_that_is_written(admin: Socket, tree: Path) -> None:
+    """Data files that the master file links to later, and frames that are added, are cached while the job runs."""
+    scan = tree / "scan"
+
+    def add(number: int) -> None:
+        with h5py.File(scan / f"data_{number}.h5", "w") as data:
+            data["data"] = np.frombuffer(os.urandom(300_000), np.uint8)
+        with h5py.File(scan / "new.h5", "a") as master:
+            master[f"entry/{number}"] = h5py.ExternalLink(f"data_{number}.h5", "/data")
+
+    add(1)
+    job = admin.ask("warm", path="scan/new.h5", follow=3600)["job"]
+    cached = "scan/data_1.h5"
+    wait_until(lambda: admin.ask("cached", path=cached)["tiers"]["ssd"] > 300_000, "the first file is cached")
+    add(2)
+    cached = "scan/data_2.h5"
+    wait_until(lambda: admin.ask("cached", path=cached)["tiers"]["ssd"] > 300_000, "so is the second")
+    with (scan / "data_2.h5").open("ab") as data:
+        data.write(os.urandom(2 * MIB))
+    wait_until(lambda: admin.ask("cached", path=cached)["tiers"]["ssd"] > 2 * MIB, "and what was added to it")
+    assert admin.ask("jobs", job=job["id"])["job"]["state"] == "running"
+    admin.ask("cancel", job=job["id"])
+    assert admin.finished(job)["state"] == "cancelled"
 
 
 def test_pins(admin: Socket) -> None:

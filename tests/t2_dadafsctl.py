@@ -131,8 +131,30 @@ def test_top_jobs_bundle_and_completion(ctl: Ctl, tmp_path: Path) -> None:
     output = tmp_path / "bundle.json"
     ctl("bundle", "-o", str(output))
     assert "tasks" in json.loads(output.read_text())
-    assert "_DADAFSCTL_COMPLETE" in ctl("completion", "bash").stdout
-    assert "_DADAFSCTL_COMPLETE" in ctl("completion", "zsh").stdout
+    for shell in ("bash", "zsh"):
+        script = ctl("completion", shell).stdout
+        for program in ("DADAFS", "DADAFSD", "DADAFSCTL", "DADA"):
+            assert f"_{program}_COMPLETE={shell}_complete" in script
+
+
+def test_the_shell_completes_names_of_settings(head: HeadProcess) -> None:
+    def completed(*words: str, socket: Path = head.admin_socket) -> list[str]:
+        env = {"COMP_WORDS": " ".join(("dadafsctl", *words)), "COMP_CWORD": str(len(words))}
+        env |= {"_DADAFSCTL_COMPLETE": "bash_complete", "DADAFS_ADMIN_SOCKET": str(socket)}
+        return [line.partition(",")[2] for line in run(env=env).stdout.split()]
+
+    assert completed("set", "tier.ssd.") == [f"tier.ssd.{name}=" for name in ("size", "high", "low", "floor")]
+    assert completed("get", "lis") == ["listen"]
+    assert completed("set", "lis") == []
+    assert completed("set", "tier", socket=Path("/nonexistent")) == []
+
+
+def test_completion_works_in_bash(ctl: Ctl) -> None:
+    """The script is read by a shell, and names the function for each program."""
+    script = ctl("completion", "bash").stdout + "\ncomplete -p dadafs dadafsctl dada"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "_dadafsctl_completion" in done.stdout
 
 
 def test_json_may_stand_anywhere(ctl: Ctl) -> None:

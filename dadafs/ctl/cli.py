@@ -122,6 +122,17 @@ def _export(command: Command) -> Command:
     return click.option("--export", metavar="NAME", help="Which export, where the head has several.")(command)
 
 
+def _setting_names(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    """For the shell: names of settings of the head that begin so; none where it does not answer."""
+    only_live = context.command.name != "get"
+    try:
+        rows = Head(context.find_root().params.get("socket"), patience=2.0).ask("get")["settings"]
+    except UserError:
+        return []
+    end = "=" if context.command.name == "set" else ""
+    return [row["name"] + end for row in rows if row["name"].startswith(begun) and (row["live"] or not only_live)]
+
+
 def _mount(command: Command) -> Command:
     return click.option("--mount", "mountpoint", metavar="MOUNTPOINT", help="Of this mount, not of the head.")(command)
 
@@ -232,7 +243,7 @@ def bundle(context: Context, mountpoint: str | None, output: str | None) -> None
 
 
 @cli.command(name="get")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=_setting_names)
 @click.option("--show-config", is_flag=True, help="All settings, not only those that `set` can change.")
 @_mount
 @pass_context
@@ -246,7 +257,7 @@ def get_command(context: Context, name: str | None, show_config: bool, mountpoin
 
 
 @cli.command(name="set")
-@click.argument("setting", metavar="NAME=VALUE")
+@click.argument("setting", metavar="NAME=VALUE", shell_complete=_setting_names)
 @click.option("--for", "how_long", metavar="TIME", help="Fall back by itself after so long, e.g. 2h.")
 @_mount
 @pass_context
@@ -264,7 +275,7 @@ def set_command(context: Context, setting: str, how_long: str | None, mountpoint
 
 
 @cli.command()
-@click.argument("name")
+@click.argument("name", shell_complete=_setting_names)
 @_mount
 @pass_context
 def reset(context: Context, name: str, mountpoint: str | None) -> None:
@@ -390,12 +401,13 @@ def drain(context: Context) -> None:
 @cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the completion script of SHELL, e.g. for /etc/bash_completion.d."""
+    """Print the completion of dadafs, dadafsd, dadafsctl and dada for SHELL, e.g. for /etc/bash_completion.d/dadafs."""
     from click.shell_completion import get_completion_class
 
     made = get_completion_class(shell)
     assert made is not None
-    click.echo(made(cli, {}, "dadafsctl", "_DADAFSCTL_COMPLETE").source())
+    for program in ("dadafs", "dadafsd", "dadafsctl", "dada"):
+        click.echo(made(cli, {}, program, f"_{program.upper()}_COMPLETE").source())
 
 
 def main() -> None:
