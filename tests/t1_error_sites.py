@@ -34,6 +34,8 @@ SOURCE = (REPOSITORY / "dadafs" / "fuse_adapter.py").read_text()
 #: Handler by site.
 HANDLERS: dict[str, str] = dict(re.findall(r'@guarded\("(N\d+)"\)\s+async def (\w+)\(', SOURCE))
 FILE, HANDLE = 5, 7
+#: Who asks.
+CALLER = SimpleNamespace(uid=1000, gid=1000, pid=1)
 #: What each handler is called with, and how its log line names what that was about.
 CALLS: dict[str, tuple[tuple[Any, ...], str]] = {
     "lookup": ((FILE, b"name"), "/object5/name"),
@@ -57,6 +59,8 @@ class Broken:
 
     def __init__(self, fail: Callable[[], object]) -> None:
         self._fail = fail
+
+    session = SimpleNamespace(mapping=None)
 
     @property
     def directories(self) -> Broken:
@@ -86,7 +90,9 @@ def outcome(adapter: FuseAdapter, call: str, times: int = 1) -> int:
         numbers = set()
         for _ in range(times):
             with pytest.raises(pyfuse3.FUSEError) as refusal:
-                await getattr(adapter, call)(*CALLS[call][0])
+                handler = getattr(adapter, call)
+                caller = {"ctx": CALLER} if "ctx" in inspect.signature(handler).parameters else {}
+                await handler(*CALLS[call][0], **caller)
             numbers.add(refusal.value.errno)
         (number,) = numbers
         return int(number)
