@@ -140,6 +140,11 @@ class Attributes:
             return None
         return found
 
+    def believed_attr(self, node_id: int) -> Attr | None:
+        """The attributes of an object, where they are believed; None where the head must be asked."""
+        found = self._believed(node_id, self.tree.find(node_id), self.session.now())
+        return None if found is None else found.attr
+
     async def getattr(self, node_id: int) -> Told:
         """The attributes of an object. Raises OSError (ESTALE where it is gone and not open)."""
         node = self.tree.find(node_id)

@@ -81,10 +81,14 @@ class Explainer:
         if not (name.startswith(b"user.") or name in _ACLS):
             raise OSError(errno.ENODATA, _NO_DATA)
         place = self._operations.tree.place_of(node_id)
-        known = None if place is None else self._siblings(*place)
-        if place is None or known is None:
+        siblings = None if place is None else self._siblings(*place)
+        if place is not None and siblings is not None:
+            values: dict[bytes, bytes] | None = siblings.values.get(place[1], _NONE)
+        else:
+            values = self._own_known(node_id)
+        if values is None:
             return None
-        value = known.values.get(place[1], _NONE).get(name)
+        value = values.get(name)
         if value is None:
             raise OSError(errno.ENODATA, _NO_DATA)
         return self._mapped(name, value)
@@ -116,6 +120,14 @@ class Explainer:
         if known is not None and known.state == state_of(attr):
             return known.values
         return await self._fetch(node, attr)
+
+    def _own_known(self, node_id: int) -> dict[bytes, bytes] | None:
+        """The attributes of one object, where they were asked for in the state that it is believed to be in."""
+        node = self._operations.tree.find(node_id)
+        if node is None or node.xattrs is None:
+            return None
+        attr = self._operations.believed_attr(node_id)
+        return node.xattrs.values if attr is not None and node.xattrs.state == state_of(attr) else None
 
     async def _among_siblings(self, directory: Directory, name: bytes) -> dict[bytes, bytes] | None:
         """The attributes of a child of a listed directory, asked for together with its siblings' from the third on."""

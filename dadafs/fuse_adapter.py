@@ -20,8 +20,8 @@ import pyfuse3  # isort: skip
 from dadafs.counters import Counters
 from dadafs.explain import Explainer
 from dadafs.guard import Guard, guarded
-from dadafs.identities import ACCESS_ACL, DEFAULT_ACL, READ, SEARCH, Mapping
-from dadafs.in_place import InPlace
+from dadafs.identities import READ, SEARCH, Mapping
+from dadafs.in_place import ACLS, InPlace
 from dadafs.kernel_cache import Told
 from dadafs.kernel_size import kernel_size
 from dadafs.kernel_tuning import CONGESTION_THRESHOLD, MAX_BACKGROUND
@@ -32,7 +32,6 @@ from dadafs.virtual_files import VirtualFiles
 
 log = logging.getLogger(__name__)
 
-ACLS = {ACCESS_ACL, DEFAULT_ACL}
 _IGNORED = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENOTEMPTY}
 
 
@@ -187,7 +186,7 @@ class FuseAdapter(pyfuse3.Operations):
         self._explainer = explainer
         self._session = operations.session
         self._squash = Squash(operations, explainer)
-        self.in_place = InPlace(operations, virtual)
+        self.in_place = InPlace(operations, virtual, explainer)
         self.guard = Guard(counters, patience=patience, error=pyfuse3.FUSEError, describe=self._describe)
         self._listed = pyfuse3.EntryAttributes()
         logging.getLogger("pyfuse3").addFilter(_AbandonedReplies())

@@ -7,26 +7,33 @@ reason: the handler meets it again and tells of it.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
-from dadafs.identities import Mapping
+from dadafs.explain import Explainer
+from dadafs.identities import ACCESS_ACL, DEFAULT_ACL, Mapping
 from dadafs.kernel_cache import Told
 from dadafs.node import ROOT_ID
 from dadafs.operations import Operations
 from dadafs.virtual_files import FOLDER, VirtualFiles
 
+NAMES = ("lookup", "getattr", "open", "read", "release", "forget", "getxattr")
+ACLS = {ACCESS_ACL, DEFAULT_ACL}
+_NO_VALUE = {errno.ENODATA, errno.ENOTSUP}
+
 
 class InPlace:
     """The functions of one mount."""
 
-    def __init__(self, operations: Operations, virtual: VirtualFiles) -> None:
+    def __init__(self, operations: Operations, virtual: VirtualFiles, explainer: Explainer) -> None:
         self._operations = operations
+        self._explainer = explainer
         self._virtual = virtual
         self._session = operations.session
 
     def functions(self) -> dict[str, Callable[..., object]]:
         """By the names that the compiled part gives them."""
-        return {name: getattr(self, name) for name in ("lookup", "getattr", "open", "read", "release", "forget")}
+        return {name: getattr(self, name) for name in NAMES}
 
     def lookup(self, parent: int, name: bytes) -> Told | None:
         """What is at `name`; the kernel has one more reference to it where the answer is not None."""
@@ -71,6 +78,19 @@ class InPlace:
         """The kernel gives `count` references back."""
         self._operations.forget([(node_id, count)])
         return True
+
+    def getxattr(self, node_id: int, name: bytes) -> bytes | int | None:
+        """The value of an attribute, or the number of the error that says that there is none.
+
+        The kernel asks for ACLs before it lets somebody open a file, and again whenever the name was looked up anew.
+        """
+        mapping = self._session.mapping
+        if self._virtual.owns(node_id) or (mapping is not None and mapping.squashes_root and name not in ACLS):
+            return None
+        try:
+            return self._explainer.getxattr_known(node_id, name)
+        except OSError as answer:
+            return answer.errno if answer.errno in _NO_VALUE else None
 
 
 def _mapped(told: Told, mapping: Mapping) -> Told:

@@ -464,6 +464,24 @@ async def test_a_changed_attribute_is_fetched_again(tmp_path: Path) -> None:
 
 
 @in_trio
+async def test_an_attribute_that_was_asked_for_is_known_until_the_file_changes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    os.setxattr(tmp_path / "a", b"user.sample", b"bone")
+    bench = Bench(tmp_path)
+    node = (await bench.lookup("a")).id
+    assert bench.explainer.getxattr_known(node, b"user.sample") is None
+    await bench.explainer.getxattr(node, b"user.sample")
+    assert bench.explainer.getxattr_known(node, b"user.sample") == b"bone"
+    with pytest.raises(OSError) as none:
+        bench.explainer.getxattr_known(node, b"system.posix_acl_access")
+    assert none.value.errno == errno.ENODATA
+    os.setxattr(tmp_path / "a", b"user.sample", b"wood")
+    bench.session.push("a")
+    assert bench.explainer.getxattr_known(node, b"user.sample") is None, "its change time is another one now"
+    assert await bench.explainer.getxattr(node, b"user.sample") == b"wood"
+
+
+@in_trio
 async def test_ls_l_asks_for_the_attributes_of_a_directory_once(tmp_path: Path) -> None:
     for number in range(30):
         (tmp_path / f"f{number:02d}").write_bytes(b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -45,6 +46,25 @@ def mounted(tmp_path: Path, expected_log: ExpectedLog) -> Iterator[Mounted]:
 def in_place(mnt: Path) -> int:
     """How many requests were answered in place so far."""
     return int(json.loads((mnt / ".dadafs/stats.json").read_text())["kernel"]["answered_in_place"])
+
+
+def test_attributes_are_answered_in_place_as_well(mounted: Mounted) -> None:
+    (mounted.tree / "file").write_bytes(b"content")
+    os.setxattr(mounted.tree / "file", b"user.sample", b"bone" * 100)
+    path = mounted.mnt / "file"
+    assert os.getxattr(path, b"user.sample") == b"bone" * 100
+    before = in_place(mounted.mnt)
+    for _ in range(200):
+        assert os.getxattr(path, b"user.sample") == b"bone" * 100
+        with pytest.raises(OSError) as none:
+            os.getxattr(path, b"user.other")
+        assert none.value.errno == errno.ENODATA
+    assert in_place(mounted.mnt) - before >= 2 * 200
+    libc = ctypes.CDLL(None, use_errno=True)
+    name, small = os.fsencode(path), ctypes.create_string_buffer(10)
+    assert libc.getxattr(name, b"user.sample", None, 0) == 400
+    assert libc.getxattr(name, b"user.sample", small, 10) == -1
+    assert ctypes.get_errno() == errno.ERANGE
 
 
 def test_what_is_known_is_answered_in_place(mounted: Mounted) -> None:

@@ -13,6 +13,7 @@
 #include "answers.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdint.h>
@@ -23,8 +24,8 @@
 #define DISCOURAGED 8    /* after so many requests in a row that did not come, it is waited for only now and then */
 #define NOW_AND_THEN 32
 
-enum { LOOKUP, GETATTR, OPEN, READ, RELEASE, FORGET, COUNT };
-static const char *const names[COUNT] = {"lookup", "getattr", "open", "read", "release", "forget"};
+enum { LOOKUP, GETATTR, OPEN, READ, RELEASE, FORGET, GETXATTR, COUNT };
+static const char *const names[COUNT] = {"lookup", "getattr", "open", "read", "release", "forget", "getxattr"};
 static PyObject *callables[COUNT];
 static struct fuse_lowlevel_ops inner;
 static int in_place;             /* whether the request processed last was answered here */
@@ -192,6 +193,30 @@ static void forget(fuse_req_t req, fuse_ino_t ino, uint64_t count)
     Py_XDECREF(answer);
 }
 
+/* The answer is the value, or an error number. */
+static void getxattr_(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+    PyObject *answer = ask(GETXATTR, Py_BuildValue("(Ky)", (unsigned long long)ino, name));
+
+    if (answer && PyLong_Check(answer)) {
+        fuse_reply_err(req, (int)PyLong_AsLong(answer));
+        answered();
+    } else if (answer && PyBytes_Check(answer)) {
+        size_t length = (size_t)PyBytes_GET_SIZE(answer);
+
+        if (size == 0)
+            fuse_reply_xattr(req, length);
+        else if (length > size)
+            fuse_reply_err(req, ERANGE);
+        else
+            fuse_reply_buf(req, PyBytes_AS_STRING(answer), length);
+        answered();
+    } else {
+        inner.getxattr(req, ino, name, size);
+    }
+    Py_XDECREF(answer);
+}
+
 void answers_install(struct fuse_lowlevel_ops *ops)
 {
     inner = *ops;
@@ -201,6 +226,7 @@ void answers_install(struct fuse_lowlevel_ops *ops)
     ops->read = read_;
     ops->release = release;
     ops->forget = forget;
+    ops->getxattr = getxattr_;
 }
 
 /* --- one request after the other --------------------------------------------------------------------------------- */
