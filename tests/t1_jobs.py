@@ -323,11 +323,12 @@ def test_a_killed_process_costs_its_patches_a_retry(
 
 
 def test_progress_grows_to_all_frames(scan: Scan, store: EmbeddedStore) -> None:
-    seen: list[int] = []
+    seen: list[tuple[int, int]] = []
     plan = plan_of(scan)
-    run(scan, plan, store=store, notify=lambda progress: seen.append(progress.done))
+    run(scan, plan, store=store, notify=lambda progress: seen.append((progress.done, progress.frames)))
     assert seen == sorted(seen)
-    assert seen[-1] == 50
+    assert seen[0] == (0, 50), "how much there is to do is known at once"
+    assert seen[-1] == (50, 50)
     again: list[tuple[int, int]] = []
     run(scan, plan, store=store, notify=lambda progress: again.append((progress.from_store, progress.frames)))
     assert again[-1] == (50, 50)

@@ -142,13 +142,14 @@ def run_patches(
     """Bring all patches to the target; the frames that could not be used, with the reason, and the account of the run.
 
     wanted: bool, one a frame of the scan. workers: called only when something is left to compute. notify: called
-    after each patch. Raises Interrupted on Ctrl-C, DataChanged when a file changes meanwhile, UserError when a patch
-    fails repeatedly.
+    at the beginning and after each patch. Raises Interrupted on Ctrl-C, DataChanged when a file changes meanwhile,
+    UserError when a patch fails repeatedly.
     """
     state = _Run(scan, target, store, notify)
     state.reasons.update(missing_frames(scan, wanted))
     state.progress.patches = len(patches)
     state.progress.frames = sum(patch.count for patch in patches)
+    notify(state.progress)
     missing = list(_take_from_store(state, patches))
     if missing:
         state.started = time.monotonic()
