@@ -170,7 +170,7 @@ def _write_diffmap(entry: h5py.Group, result: StxmResult) -> None:
     data = group_of(process, "result", "NXdata")
     data.attrs["signal"] = "map"
     data.attrs["axes"] = [axis, "slow", "fast"]
-    intensity = item.values.astype(np.float32)
+    intensity = _without_gaps(item.values)
     data.create_dataset("intensity", data=intensity, chunks=(1, nx, n_radial), compression="lzf", fillvalue=np.nan)
     data["intensity"].attrs["interpretation"] = "spectrum"
     _transposed_view(data, intensity.shape)
@@ -179,6 +179,14 @@ def _write_diffmap(entry: h5py.Group, result: StxmResult) -> None:
     _write_scan_axes(data, result)
     data["map_ptr"] = result.map_ptr
     data["map_ptr"].attrs.update({"interpretation": "image", "long_name": "Frame index for given map position"})
+
+
+def _without_gaps(curves: np.ndarray) -> np.ndarray:
+    """Curves (ny, nx, n) as pyFAI gives them: 0 in bins without a pixel, NaN only at points without a frame. Its viewer
+    adds the bins up, and one that is NaN would empty the whole map.
+    """
+    there = np.isfinite(curves).any(axis=2, keepdims=True)
+    return np.where(there, np.nan_to_num(curves), np.nan).astype(np.float32)
 
 
 def _transposed_view(data: h5py.Group, shape: tuple[int, ...]) -> None:

@@ -1,0 +1,98 @@
+"""Other programs open what `dada stxm` writes: pyFAI's diffraction-map viewer with its own reader and, where there is a
+Qt, on an invisible screen; silx with its NXdata reader is in `t5_stxm_family.py`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import dada
+from dada.grid import ScanGrid
+from tests.checklogs import ExpectedLog
+from tests.harness import scans
+
+SHAPE = (4, 5)
+BINS = 30
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> Path:
+    """Maps of a zigzag scan with a hole, and with radial bins in which no pixel is valid."""
+    master = scans.legacy(tmp_path, scans.frames(19), per_file=8)
+    y, x = np.indices(scans.SHAPE)
+    mask = np.abs(np.hypot(y - 33, x - 26) - 20) < 3
+    grid = ScanGrid(SHAPE, zigzag=True, missing=(7,), step=(0.5, 0.25), unit="um")
+    out = tmp_path / "maps.h5"
+    dada.stxm(master, SHAPE, grid=grid, mask=mask, radial_bins=BINS, store=False, output=out)
+    with h5py.File(out) as file:
+        assert np.isnan(file["/entry/iq/data"][0, 0]).any()
+    return out
+
+
+def test_the_reader_of_pyfais_viewer(result: Path, expected_log: ExpectedLog) -> None:
+    expected_log.add("pyOpenCl")  # silx says that it could be faster
+    reader = pytest.importorskip("pyFAI.gui.pilx.utils")
+    configurations = pytest.importorskip("pyFAI.io.integration_config")
+    with h5py.File(result) as file:
+        process = file["/entry_0000/pyFAI"]
+        data = process["result"]
+        signal = reader.get_signal_dataset(data, default="intensity")
+        axes = reader.get_axes_index(signal)
+        picture = signal[()].sum(axis=axes.radial)
+        assert picture.shape == SHAPE
+        assert np.argwhere(~np.isfinite(picture)).tolist() == [[1, 2]]  # the point without a frame, and no other
+        assert reader.get_axes_dataset(data, dim=axes.slow, default="slow")[1] == 0.5
+        assert reader.get_axes_dataset(data, dim=axes.fast, default="fast").attrs["long_name"] == "x (um)"
+        pointer = reader.get_dataset(data, "map_ptr")[()]
+        assert pointer[1].tolist() == [8, 7, -1, 6, 5]
+        settings = json.loads(reader.get_dataset(process, "configuration/data")[()])
+        configuration = configurations.WorkerConfig.from_dict(settings, inplace=True)
+        radial = reader.get_radial_dataset(data, size=configuration.nbpt_rad)[()]
+        assert radial.shape == (BINS,)
+        q = reader.compute_radial_values(configuration)
+        assert q.shape == scans.SHAPE
+        assert q.max() == pytest.approx(radial[-1], abs=radial[1] - radial[0])
+        images = [file["/entry_0000/measurement"][name] for name in sorted(file["/entry_0000/measurement"])]
+        assert [len(stack) for stack in images] == [8, 8, 3]
+
+
+_OPEN = """
+import sys
+from silx.gui import qt
+application = qt.QApplication([])
+from pyFAI.gui.pilx.MainWindow import MainWindow
+from pyFAI.gui.pilx.models import ImageIndices
+window = MainWindow()
+window.initData(sys.argv[1])
+window.displayPatternAtIndices(ImageIndices(2, 3), legend="INTEGRATE")
+window.show()
+application.processEvents()
+(curve,) = window._integrated_plot_widget.getAllCurves()[:1]
+print(len(curve.getXData()), window._map_plot_widget.getScatter().getValueData().size)
+"""
+
+
+def test_the_window_of_pyfais_viewer_opens(result: Path) -> None:
+    if not any(importlib.util.find_spec(name) for name in ("PyQt5", "PySide6", "PyQt6")):
+        pytest.skip("there is no Qt for Python; the viewer's reader is tested without it")
+    if not importlib.util.find_spec("qtawesome"):
+        pytest.skip("silx needs qtawesome for its windows; the viewer's reader is tested without them")
+    done = subprocess.run(
+        [sys.executable, "-c", _OPEN, str(result)],
+        env={**os.environ, "QT_QPA_PLATFORM": "offscreen"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-2:] == [str(BINS), "20"]
