@@ -4,7 +4,8 @@ The full set {Itot, centre of mass, second moments, 1500-bin azimuthal sums, 8 q
 frames (bitshuffle+LZ4, 8 KiB blocks) by dada's kernels, by h5py with NumPy, and (where installed) by pyFAI, LiberTEM
 and bslz4_to_sparse, each with the part of the set that it has. The yardstick is LZ4 alone: LZ4_decompress_safe over the
 same blocks. All run on one core; times are medians over rounds in which each takes its turn, so that the ratios compare
-like with like on a busy machine. With --real FILE a detector's own frame is used too (EIGER2 9M, cut to 4M).
+like with like on a busy machine; with --cpu-time they are CPU times, for a machine that others use meanwhile. With
+--real FILE a detector's own frame is used too (EIGER2 9M, cut to 4M).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dada.bins import equal_bins
-from dada.kernels import Codec, FrameReducer, RawChunk, decode_frame
+from dada.kernels import Codec, FrameReducer, PixelAccumulator, RawChunk, decode_frame
 from dada.mask import annuli
 
 SHAPE = (2167, 2070)
@@ -115,6 +116,12 @@ def dada_two_threads(case: Case) -> Callable[[], object]:
     return lambda: list(pool.map(lambda _: reduce(), range(2)))
 
 
+def dada_pixels(case: Case) -> Callable[[], object]:
+    """Sum, maximum and sum of squares of every pixel over the frames."""
+    sums = PixelAccumulator(case.shape, case.dtype, mask=case.mask)
+    return lambda: sums.add(case.chunks)
+
+
 def numpy_full(case: Case) -> Callable[[], object]:
     """Read with h5py, then the full set in NumPy as one would write it with some care."""
     valid = ~case.mask
@@ -185,6 +192,7 @@ def competitors(case: Case, quick: bool) -> Iterator[tuple[str, Callable[[], obj
     for kernel in reversed(_dada_kernels.kernels()):
         yield f"dada, full set, {kernel}", dada(case, kernel), 1
     yield "dada, full set, two threads", dada_two_threads(case), 2
+    yield "dada, statistics of each pixel", dada_pixels(case), 1
     yield "h5py, decoding only", h5py_only(case), 1
     yield "h5py + NumPy, full set", numpy_full(case), 1
     if quick:
@@ -201,16 +209,16 @@ def competitors(case: Case, quick: bool) -> Iterator[tuple[str, Callable[[], obj
             print(f"{name}: not installed", file=sys.stderr)
 
 
-def measure(case: Case, rounds: int, quick: bool) -> dict[str, dict[str, float]]:
+def measure(case: Case, rounds: int, quick: bool, clock: Callable[[], float]) -> dict[str, dict[str, float]]:
     """Median milliseconds a frame, and the median over rounds of the ratio to LZ4 alone."""
     runs = list(competitors(case, quick))
     times: dict[str, list[float]] = {name: [] for name, _, _ in runs}
     for number in range(rounds + 1):
         for name, run, times_over in runs:
-            start = time.perf_counter()
+            start = clock()
             run()
             if number:  # the first round warms up
-                times[name].append((time.perf_counter() - start) * 1e3 / (len(case.chunks) * times_over))
+                times[name].append((clock() - start) * 1e3 / (len(case.chunks) * times_over))
     yardstick = times["LZ4 alone"]
     return {
         name: {
@@ -245,13 +253,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few frames and rounds, no peers that must be imported")
     parser.add_argument("--rounds", type=int, default=None, help="rounds to take the median of")
     parser.add_argument("--real", type=Path, help="the real EIGER2 9M frame (S2p5min_00070_00001.h5 of punx 0.3.5)")
+    parser.add_argument("--cpu-time", action="store_true", help="CPU instead of elapsed time; says nothing of threads")
     parser.add_argument("--json", type=Path, help="write the results there")
     options = parser.parse_args()
     rounds = options.rounds or (3 if options.quick else 15)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for each in cases(Path(folder), options.quick, options.real):
-            found[each.name] = measure(each, rounds, options.quick)
+            found[each.name] = measure(
+                each, rounds, options.quick, time.process_time if options.cpu_time else time.perf_counter
+            )
             show(each, found[each.name])
             each.path.unlink()
     if options.json:
