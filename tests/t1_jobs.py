@@ -23,6 +23,7 @@ from dada.reductions.protocol import Setup, Tables
 from dada.results.embedded import EmbeddedStore
 from dada.scan import Scan, open_scan
 from dada.workers import LocalProcesses, LocalThreads, WorkerDied, Workers, _compute_in_process
+from tests.checklogs import ExpectedLog
 from tests.harness import scans
 
 DATA = scans.frames(50)
@@ -260,7 +261,26 @@ class Interrupting(LocalThreads):
         self.after -= 1
         if self.after == 0:
             signal.raise_signal(signal.SIGINT)
-        return super().result(future)
+        return super(type(self), self).result(future)
+
+
+class InterruptingProcesses(LocalProcesses):
+    """The same over processes."""
+
+    def __init__(self, plan: SumsPlan, after: int) -> None:
+        super().__init__(plan, 1)
+        self.after = after
+
+    result = Interrupting.result
+
+
+def test_ctrl_c_over_processes(scan: Scan, store: EmbeddedStore) -> None:
+    plan = plan_of(scan)
+    with pytest.raises(Interrupted, match="they are in the store"):
+        run(scan, plan, store=store, workers=lambda: InterruptingProcesses(plan, 3))
+    found = run(scan, plan, store=store)
+    assert 0 < found.progress.from_store < 50
+    check(found, plan)
 
 
 def test_ctrl_c_keeps_what_is_finished_and_a_second_run_goes_on(scan: Scan, store: EmbeddedStore) -> None:
@@ -361,6 +381,73 @@ def test_dask_gives_the_same(scan: Scan, store: EmbeddedStore, dask: str) -> Non
     plan = plan_of(scan)
     check(run(scan, plan, store=store, workers=lambda: DaskWorkers(dask, plan)), plan)
     check(run(scan, plan, store=store, workers=nobody), plan)
+
+
+def test_progress_and_ctrl_c_on_dask(scan: Scan, store: EmbeddedStore, dask: str) -> None:
+    from dada.cluster import DaskWorkers
+
+    class InterruptingDask(DaskWorkers):
+        after = 3
+        slots = 2
+
+        def __init__(self, plan: SumsPlan) -> None:
+            super().__init__(dask, plan)
+            self.slots = 2
+
+        result = Interrupting.result
+
+    plan = plan_of(scan)
+    seen: list[int] = []
+    with pytest.raises(Interrupted, match="they are in the store"):
+        run(
+            scan,
+            plan,
+            store=store,
+            workers=lambda: InterruptingDask(plan),
+            notify=lambda progress: seen.append(progress.done),
+        )
+    assert seen == sorted(seen)
+    assert 0 < seen[-1] < 50
+    found = run(scan, plan, store=store, workers=lambda: DaskWorkers(dask, plan))
+    assert 0 < found.progress.from_store < 50
+    assert found.progress.done == 50
+    check(found, plan)
+
+
+def _killed_once_on_dask(patch: Patch, plan: SumsPlan, parts: tuple[Part, ...]) -> PatchSums:
+    """As `_killed_once`, in a worker process of a Dask cluster."""
+    from dada.cluster import _compute_on_worker
+
+    mark = Path(os.environ["DADA_TEST_MARK"])
+    if patch.first == 8 and not mark.exists():
+        mark.write_text("dead")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _compute_on_worker(patch, plan, parts)
+
+
+def test_a_killed_dask_worker_costs_its_patches_a_retry(
+    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected_log: ExpectedLog
+) -> None:
+    """Worker processes of a real cluster; the scheduler gives up a task at once, so that the retry is ours."""
+    distributed = pytest.importorskip("distributed")
+    import dask as dask_settings
+
+    from dada import cluster
+
+    expected_log.add("distributed|tornado|asyncio")  # they say that a worker went away
+    monkeypatch.setenv("DADA_TEST_MARK", str(tmp_path / "mark"))
+    monkeypatch.setattr(cluster, "_TASK", _killed_once_on_dask)
+    plan = plan_of(scan)
+    with (
+        dask_settings.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, protocol="tcp", local_directory=str(tmp_path)
+        ) as local,
+    ):
+        found = run(scan, plan, workers=lambda: cluster.DaskWorkers(local.scheduler_address, plan))
+    assert (tmp_path / "mark").exists()
+    assert found.progress.retries >= 1
+    check(found, plan)
 
 
 def test_no_scheduler_at_that_address(monkeypatch: pytest.MonkeyPatch, scan: Scan) -> None:

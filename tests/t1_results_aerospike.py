@@ -145,6 +145,76 @@ def test_a_frozen_server_is_left_alone_after_a_few_tries() -> None:
         store.close()
 
 
+def test_a_write_that_is_late_does_no_harm() -> None:
+    """The server was frozen when it was written, which counts as not kept; it lands when the server goes on."""
+    with AerospikeNode() as node:
+        store = opened(node, Breaker(failures=100, pause_s=0.0))
+        assert store.put("cd", RECORD)  # connected
+        node.freeze()
+        assert not store.put("ab", RECORD)
+        assert store.counters.kept == 1
+        node.thaw()
+        wait_until(lambda: store.get("ab") == RECORD, "the late record")
+        assert store.put("ab", RECORD)
+        assert store.get("ab") == RECORD
+        store.close()
+
+
+@pytest.mark.parametrize("record", [RECORD, BIG])
+def test_a_connection_that_is_cut_in_the_middle(record: bytes) -> None:
+    with AerospikeNode() as node:
+        store = opened(node, Breaker(failures=100, pause_s=0.0))
+        assert store.put("ab", record)
+        node.hang_up = True
+        assert not store.put("cd", record)
+        assert store.get("ab") is None
+        assert node.hung_up >= 2
+        assert store.counters.failures >= 2
+        node.hang_up = False
+        wait_until(lambda: store.get("ab") == record, "the connection works again")
+        store.close()
+
+
+@pytest.mark.parametrize("code", [1, 9, 11, 14, 18, 20])
+@pytest.mark.parametrize("record", [RECORD, BIG])
+def test_reads_that_fail_are_misses_and_counted(code: int, record: bytes) -> None:
+    """Batch calls do not raise: each row says how it went."""
+    with AerospikeNode() as node:
+        store = opened(node, Breaker(failures=100, pause_s=0.0))
+        assert store.put("ab", record)
+        node.read_code = code
+        assert store.get_many(["ab", "cd"]) == {}
+        assert store.runs() == {}
+        assert store.counters.failures >= 1
+        node.read_code = 0
+        assert store.get("ab") == record
+        store.close()
+
+
+def test_a_namespace_that_is_not_there() -> None:
+    with AerospikeNode() as node:
+        store = AerospikeStore(parse_url(node.url.replace("/test/", "/nowhere/")))
+        assert not store.put("ab", RECORD)
+        assert store.get("ab") is None
+        assert store.counters.failures >= 1
+        assert store.counters.last_failure
+        store.close()
+
+
+def test_every_write_has_its_time_to_live() -> None:
+    """A write without one would be given the namespace's default, which may be for ever."""
+    with AerospikeNode() as node:
+        store = opened(node, query="?ttl=1h")
+        store.put("ab", RECORD)
+        store.put("cd", BIG)
+        store.remember_run("a", {"date": "1"})
+        store.remember_run("b", {"date": "2"})
+        left = [record.expires - time.time() for record in node.records.values()]
+        assert len(left) > 5
+        assert all(0 < seconds <= 3600 for seconds in left)
+        store.close()
+
+
 def test_a_server_that_is_frozen_from_the_start_does_not_hold_the_start() -> None:
     with AerospikeNode() as node:
         node.freeze()

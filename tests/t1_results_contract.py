@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dada.results.embedded import EmbeddedStore
 from dada.results.records import pack, unpack
 from dada.results.store import ResultsStore, open_store
 from tests.harness.aerospike_node import AerospikeNode
@@ -126,8 +125,9 @@ def test_many_threads(store: ResultsStore) -> None:
     assert store.counters.failures == 0
 
 
-def test_a_key_is_a_hex_string(tmp_path: Path) -> None:
-    store = EmbeddedStore(tmp_path)
-    for bad in ("", "../../etc/passwd", "ABC", "a/b"):
+@pytest.mark.parametrize("bad", ["", "../../etc/passwd", "ABC", "a/b", "ab\x00cd"])
+def test_a_key_is_a_hex_string(store: ResultsStore, bad: str) -> None:
+    """Anything else could leave the directory, or be cut at a NUL byte."""
+    for call in (store.get, lambda key: store.get_many([key]), lambda key: store.put(key, record())):
         with pytest.raises(ValueError, match="hex"):
-            store.get(bad)
+            call(bad)

@@ -49,7 +49,7 @@ class DaskWorkers:
         self._plan = self._client.scatter(plan, broadcast=True, hash=False)
 
     def submit(self, patch: Patch, parts: tuple[Part, ...]) -> Any:
-        return self._client.submit(_compute_on_worker, patch, self._plan, parts, pure=False)
+        return self._client.submit(_TASK, patch, self._plan, parts, pure=False)
 
     def wait(self, running: Collection[Any]) -> Collection[Any]:
         with self._client.as_current():
@@ -73,6 +73,10 @@ class DaskWorkers:
 
 def _compute_on_worker(patch: Patch | Unit, plan: Plan, parts: tuple[Part, ...]) -> PatchSums | UnitSums:
     return work(patch, plan, parts, _worker_readers())
+
+
+#: What a worker does with a patch.
+_TASK = _compute_on_worker
 
 
 def _worker_readers() -> ThreadPoolExecutor:

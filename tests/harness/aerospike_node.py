@@ -2,7 +2,7 @@
 
 It speaks what one Community Edition node does on one port: info text (message type 1) and records (type 3: put, get,
 remove, generation and create-only checks, batch read and batch write). What a real server alone can show, being full,
-too big records, a frozen or vanished server, is scripted: `refuse_writes`, `freeze`, `stop`.
+too big records, a frozen or vanished server, is scripted: `write_code`, `read_code`, `hang_up`, `freeze`, `stop`.
 """
 
 from __future__ import annotations
@@ -63,6 +63,9 @@ class AerospikeNode:
         self.requests = 0
         self.write_codes: list[int] = []  # a reply code for each of the next writes, instead of doing them
         self.write_code = 0  # for all writes, while not 0
+        self.read_code = 0  # for all reads of records, single and in batches, while not 0
+        self.hang_up = False  # close the connection instead of answering about records
+        self.hung_up = 0
         self.thawed = threading.Event()
         self.thawed.set()
         self._lock = threading.Lock()
@@ -145,8 +148,8 @@ class AerospikeNode:
                 code = self._write(request, digest)
                 return _reply(code, self.records.get(digest) if code == _OK else None, (), index)
             record = self._live(digest)
-            if record is None:
-                return _reply(_NOT_FOUND, index=index)
+            if record is None or self.read_code:
+                return _reply(self.read_code or _NOT_FOUND, index=index)
             return _reply(_OK, record, () if request.info1 & _NO_BINS else self._wanted(request, record), index)
 
     def _wanted(self, request: _Request, record: Record) -> list[tuple[bytes, int, bytes]]:
@@ -271,6 +274,9 @@ class _Handler(socketserver.BaseRequestHandler):
                 head = self._exactly(8)
                 kind, size = head[1], int.from_bytes(head[2:], "big")
                 body = self._exactly(size)
+                if node.hang_up and kind == _RECORDS:
+                    node.hung_up += 1
+                    return
                 node.thawed.wait()
                 reply = _answer_info(node, body) if kind == _INFO else node.serve(body)
                 self.request.sendall(bytes([2, kind]) + len(reply).to_bytes(6, "big") + reply)

@@ -24,6 +24,7 @@ import msgspec
 from dada.errors import UsageError
 from dada.quantity import parse_seconds
 from dada.results.breaker import Breaker
+from dada.results.keys import checked_key
 from dada.results.records import BadRecord, check
 from dada.results.store import StoreCounters
 
@@ -106,7 +107,7 @@ class AerospikeStore:
         return self.get_many([key]).get(key)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        wanted = list(dict.fromkeys(keys))
+        wanted = [checked_key(key) for key in dict.fromkeys(keys)]
         found: dict[str, bytes] = {}
         for group in _groups(wanted, max(1, BATCH_BYTES // self.record_limit)):
             for key, bins in (self._call(lambda g=group: self._read(g)) or {}).items():
@@ -117,6 +118,7 @@ class AerospikeStore:
         return found
 
     def put(self, key: str, record: bytes) -> bool:
+        checked_key(key)
         kept = bool(self._call(lambda: self._write(key, record)))
         self._count(kept=int(kept), refused=int(not kept))
         return kept

@@ -21,6 +21,7 @@ from typing import Any
 
 from dada.errors import UserError
 from dada.results.atomic_file import TEMPORARY_SUFFIX, write_atomically
+from dada.results.keys import checked_key
 from dada.results.records import BadRecord, check
 from dada.results.store import StoreCounters
 
@@ -93,7 +94,7 @@ class EmbeddedStore:
 
     def remember_run(self, run_id: str, description: Mapping[str, Any]) -> None:
         try:
-            write_atomically(self._runs / f"{_safe(run_id)}.json", json.dumps(dict(description)).encode())
+            write_atomically(self._runs / f"{checked_key(run_id)}.json", json.dumps(dict(description)).encode())
         except OSError as error:
             self._count(failures=1, reason=str(error))
 
@@ -130,7 +131,7 @@ class EmbeddedStore:
         """Nothing is held open."""
 
     def _path(self, key: str) -> Path:
-        safe = _safe(key)
+        safe = checked_key(key)
         return self._root / safe[:2] / f"{safe}{_SUFFIX}"
 
     def _records(self) -> Iterator[tuple[float, int, Path]]:
@@ -172,13 +173,6 @@ def _touch(path: Path) -> None:
     with contextlib.suppress(OSError):
         if time.time() - path.stat().st_mtime > _TOUCH_AFTER_S:
             os.utime(path)
-
-
-def _safe(key: str) -> str:
-    """Keys become file names: only hex digits, so that none leads out of the directory."""
-    if not key or not all(letter in "0123456789abcdef" for letter in key):
-        raise ValueError(f"a key of the results store is a hex string, not {key!r}")
-    return key
 
 
 def _configured_limit() -> int:

@@ -45,3 +45,13 @@ def run_id(description: dict[str, Any]) -> str:
 def _hash(*values: Any) -> str:
     text = json.dumps([RECORD_FORMAT, KERNEL_VERSION, *values], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def checked_key(key: str) -> str:
+    """The key, if it is one: only hex digits, so that none leads out of a directory or is cut at a NUL byte.
+
+    Raises ValueError.
+    """
+    if not key or not all(letter in "0123456789abcdef" for letter in key):
+        raise ValueError(f"a key of the results store is a hex string, not {key!r}")
+    return key
