@@ -32,7 +32,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 def demo(*arguments: str | Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     command = [*DEMO, *map(str, arguments)]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=900, check=False)
 
 
 def cell(output: str, row: str) -> list[str]:
@@ -77,7 +77,7 @@ def test_the_mount_stays_until_it_is_told_to_go(tmp_path: Path, env: dict[str, s
     process = LoggedProcess(
         [*DEMO, "--frames", "4", "--keep", "--output", str(tmp_path / "out")], tmp_path / "log", env
     )
-    mnt = Path(process.wait_for_line(r"The mount stays at (\S+) until", deadline=300).group(1))
+    mnt = Path(process.wait_for_line(r"The mount stays at (\S+) until", deadline=900).group(1))
     assert os.path.ismount(mnt)
     with h5py.File(mnt / "scan_master.h5") as master:
         assert master["entry/data/data_000001"].shape[0] == 4
