@@ -193,9 +193,7 @@ class Settings:
     def _effective(self, name: str) -> tuple[Any, str]:
         if name in self._changes:
             return self._changes[name]
-        if name in self._values:
-            return self._values[name]
-        return self.schema.settings[name].default, "default"
+        return self._layered(name)
 
     def put(self, name: str, raw: object, source: str) -> None:
         """Set `name` in this layer; later layers call later. Raises UserError for an unknown name or wrong
@@ -220,6 +218,27 @@ class Settings:
         setting = self.schema.find(name, "reset")
         self._changes.pop(setting.name, None)
         return self[setting.name]
+
+    def adopt(self, other: Settings) -> tuple[list[str], list[str]]:
+        """Take over what the layers of `other`, read later, say of settings that may change while running.
+
+        The names of those that changed so, and of those that would have and may not. What `change` did stays.
+        """
+        changed, fixed = [], []
+        for name, setting in self.schema.settings.items():
+            if self._layered(name)[0] == other._layered(name)[0]:
+                continue
+            if not setting.live:
+                fixed.append(name)
+                continue
+            changed.append(name)
+            self._values[name] = other._layered(name)
+        return changed, fixed
+
+    def _layered(self, name: str) -> tuple[Any, str]:
+        if name in self._values:
+            return self._values[name]
+        return self.schema.settings[name].default, "default"
 
     def explain(self) -> list[Row]:
         """Every effective value with its source, tables after plain settings as `tier[0].size`."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
@@ -33,6 +34,7 @@ _EXPORT = [
         Kind.LIST,
         [],
         "who may mount it: address ranges as 10.1.0.0/16, names in certificates as *.lab; empty: all",
+        live=True,
     ),
     Setting("tiers", Kind.LIST, [], "names of the tiers that keep its fragments; empty: all", live=True),
     Setting(
@@ -120,6 +122,7 @@ class HeadConfig:
     port: int
     metrics: tuple[str, int] | None
     name: str
+    read_again: Callable[[], HeadConfig]  #: from where it came from, as it is then; raises UserError
 
     def path(self, name: str) -> Path | None:
         """The setting `name` as a path."""
@@ -153,6 +156,7 @@ def read_config(
         port,
         parse_listen(metrics, METRICS_PORT) if metrics else None,
         socket.gethostname(),
+        partial(read_config, files, flags, exports, environ),
     )
 
 

@@ -79,7 +79,8 @@ class Head:
                         export, options, self.memory, self.store, self.counters, nursery, descriptors // len(opened)
                     )
                 await self._listen(nursery)
-                self._open_admin_socket(nursery)
+                live = LiveSettings(self, nursery)
+                self._open_admin_socket(nursery, live)
                 if self.config.metrics is not None:
                     from dadafsd import metrics  # slow to import; only where it is wanted
 
@@ -87,7 +88,7 @@ class Head:
                 nursery.start_soon(self._cut_silent)
                 nursery.start_soon(self.notifier.watchdog)
                 _collect_rarely()
-                await self._signals()
+                await self._signals(live)
                 await self._drain()
                 nursery.cancel_scope.cancel()
 
@@ -104,10 +105,10 @@ class Head:
         for listener in self._listeners:
             nursery.start_soon(self._accept, listener, nursery)
 
-    def _open_admin_socket(self, nursery: trio.Nursery) -> None:
+    def _open_admin_socket(self, nursery: trio.Nursery, live: LiveSettings) -> None:
         path = self.config.path("admin_socket")
         if path is not None:
-            admin = Admin(self, Jobs(nursery), LiveSettings(self, nursery))
+            admin = Admin(self, Jobs(nursery), live)
             nursery.start_soon(admin_socket.serve, admin_socket.bind(path), path, admin.answer)
 
     @property
@@ -171,6 +172,14 @@ class Head:
             self._connections.discard(connection)
             channel.close()
 
+    def turn_out(self, exported: Exported) -> None:
+        """Cut the connections of nodes that an export admits no more."""
+        for connection in list(self._connections):
+            session, peer = connection.session, connection.peer
+            if session is not None and session.exported is exported and not exported.admits(peer.address, peer.names):
+                log.info("%s is not on the node list of export %s any more", peer.node, exported.name)
+                connection.channel.close("not admitted any more")
+
     async def _cut_silent(self) -> None:
         """Nodes that vanished without a word are found by their silence."""
         while True:
@@ -183,30 +192,34 @@ class Head:
 
     # --- ending ---------------------------------------------------------------------------------------------
 
-    async def _signals(self) -> None:
+    async def _signals(self, live: LiveSettings) -> None:
         wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
         with trio.open_signal_receiver(*wanted) as signals, on_usr1():
             self._say_ready()  # not before: whoever waits for it may send a signal at once
             async for number in signals:
                 if number == signal.SIGHUP:
-                    self.reload()
+                    self.reload(live)
                 elif number == signal.SIGUSR1:
                     print_tasks()
                 else:
                     log.info("%s: draining", signal.Signals(number).name)
                     return
 
-    def reload(self) -> None:
-        """SIGHUP: read the keys again and take the directories that are now at the exports' paths."""
+    def reload(self, live: LiveSettings) -> None:
+        """SIGHUP: read configuration and keys again, and take the directories that are now at the exports' paths."""
         try:
             self.auth = authentication(self.config)
+            fixed = live.adopt(self.config.read_again())
             for exported in self.exports.values():
                 exported.export.reopen()
                 origin_mount.say(exported)
         except (UserError, OSError) as error:
             log.error("reload failed, going on as before: %s", error)
             return
-        log.info("reloaded")
+        if fixed:
+            log.warning("reloaded; a restart is needed for %s", ", ".join(fixed))
+        else:
+            log.info("reloaded")
 
     async def _drain(self) -> None:
         """Say goodbye, finish what is under way, write what is queued; all within `drain` seconds."""

@@ -14,13 +14,14 @@ import trio
 from dadafs.errors import ExitCode, UserError
 from dadafs.quantity import parse_size
 from dadafs.settings import Settings
-from dadafsd.config import export_options
+from dadafsd.config import HeadConfig, export_options
 
 if TYPE_CHECKING:
     from dadafsd.head import Head
 
 log = logging.getLogger(__name__)
 _TIER_SETTINGS = ("size", "high", "low", "floor")
+_TIER_FIXED = ("directory", "kind", "sync")
 #: The source of a value that was changed.
 SOURCE = "set while running"
 
@@ -76,6 +77,62 @@ class LiveSettings:
             self._nursery.start_soon(self._fall_back, name, scope)
         log.info("%s is now %s%s", name, raw, f" for {seconds:g} s" if seconds else "")
         return self.rows(name)[0]
+
+    def adopt(self, config: HeadConfig) -> list[str]:
+        """Go by a configuration that was read anew; the names of what needs a restart. Raises UserError.
+
+        What was set while running stays until it is reset.
+        """
+        self._check_tiers(config)
+        changed, fixed = self._settings.adopt(config.settings)
+        for name in changed:
+            self._apply.get(name, _nothing)(self._settings[name])
+        fixed += self._adopt_exports(config) + self._adopt_tiers(config)
+        return fixed
+
+    def _check_tiers(self, config: HeadConfig) -> None:
+        """Raises UserError before anything was changed."""
+        store = self._head.store
+        running = {tier.name for tier in store.store.tiers} if store is not None else set()
+        for tier in config.tiers:
+            tier.check()
+        for export in config.exports:
+            unknown = set(export.options.tiers) - running
+            if unknown:
+                names = ", ".join(sorted(unknown))
+                raise UserError(
+                    f"Export {export.name} uses tier {names}, which this head does not have yet: restart it."
+                )
+
+    def _adopt_exports(self, config: HeadConfig) -> list[str]:
+        exports = {export.name: export for export in config.exports}
+        fixed = [f"export.{name}" for name in sorted(exports.keys() ^ self._exports.keys())]
+        for name in exports.keys() & self._exports.keys():
+            changed, others = self._exports[name].settings.adopt(exports[name].settings)
+            fixed += [f"export.{name}.{other}" for other in others]
+            if changed:
+                self._serve_as_set(name)
+        return fixed
+
+    def _adopt_tiers(self, config: HeadConfig) -> list[str]:
+        store = self._head.store
+        tiers = {tier.name: tier for tier in config.tiers}
+        running = {tier.name: tier.settings for tier in store.store.tiers} if store is not None else {}
+        fixed = [f"tier.{name}" for name in sorted(tiers.keys() ^ running.keys())]
+        for name in tiers.keys() & running.keys():
+            changes: dict[str, int | float] = {}
+            for what in (*_TIER_SETTINGS, *_TIER_FIXED):
+                setting, value = f"tier.{name}.{what}", getattr(tiers[name], what)
+                if setting in self._tiers:
+                    self._tiers[setting] = value
+                elif getattr(running[name], what) != value:
+                    if what in _TIER_FIXED:
+                        fixed.append(setting)
+                    else:
+                        changes[what] = value
+            if changes and store is not None:
+                store.store.resize(name, **changes)
+        return fixed
 
     def reset(self, name: str) -> dict[str, Any]:
         """Back to what the configuration says."""
@@ -152,14 +209,16 @@ class LiveSettings:
             raise
 
     def _serve_as_set(self, export: str) -> None:
-        self._head.exports[export].apply(export_options(self._exports[export].settings))
+        exported = self._head.exports[export]
+        exported.apply(export_options(self._exports[export].settings))
+        self._head.turn_out(exported)
 
     # --- tiers ----------------------------------------------------------------------------------------------
 
     def _tier_rows(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         for tier in self._head.store.store.tiers if self._head.store is not None else ():
-            for what in (*_TIER_SETTINGS, "directory", "kind", "sync"):
+            for what in (*_TIER_SETTINGS, *_TIER_FIXED):
                 name = f"tier.{tier.name}.{what}"
                 source = SOURCE if name in self._tiers else self._head.config.tier_source(tier.name, what)
                 value = str(getattr(tier.settings, what))

@@ -18,14 +18,14 @@ Reply = dict[str, Any]
 PROCESS = "process "
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> Table:
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> RenderableType:
     """A plain table; columns whose name ends in a space are aligned to the right."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    made = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
         made.add_column(column.strip(), justify="right" if column.endswith(" ") else "left", overflow="fold")
     for row in rows:
         made.add_row(*(printable(str(cell)) for cell in row))
-    return made
+    return made if title is None else Group(Text(title, style="bold"), made)  # a table's own title is as narrow as it
 
 
 def printable(text: str) -> str:
@@ -176,7 +176,7 @@ def top_screen(before: Reply, after: Reply, sessions: Reply, recent: Reply) -> R
     )
 
 
-def _top_nodes(before: Reply, after: Reply, connected: set[str], seconds: float) -> Table:
+def _top_nodes(before: Reply, after: Reply, connected: set[str], seconds: float) -> RenderableType:
     names = list(dict.fromkeys(row["tier"] for row in after["tiers"]))
     nodes: dict[tuple[str, str], dict[str, Reply]] = defaultdict(dict)
     for row in _differences(before["served"], after["served"], ("export", "node", "tier")):
@@ -191,7 +191,7 @@ def _top_nodes(before: Reply, after: Reply, connected: set[str], seconds: float)
     return table(columns, rows, "nodes (bytes per second, by the tier that answered)")
 
 
-def _top_scans(before: Reply, after: Reply, seconds: float) -> Table:
+def _top_scans(before: Reply, after: Reply, seconds: float) -> RenderableType:
     scans = [row for row in _differences(before["scans"], after["scans"], ("export", "scan")) if row["reads"]]
     rows = [
         (
