@@ -10,17 +10,24 @@ import trio
 
 from dadafs.beliefs import Found
 from dadafs.kernel_cache import KernelCache, Told, timeout
-from dadafs.node import Belief, Directory, Node, state_of
+from dadafs.node import Belief, Directory, Node, State, state_of
 from dadafs.policy.lease import NEVER
 from dadafs.remote_file import RemoteFile, RemoteFiles
 from dadafs.session import Session
 from dadafs.tree import Tree
+from dadafs.truncation import Truncation
 from dadafs.wire.messages import Attr
 
 #: How long readers that got hold of a page before it was dropped are given to be done with it, in s.
 _PAGE_IN_HAND = 0.002
+#: How long the telling of a new state waits for pages to be dropped, in s.
+_PAGES_PATIENCE = 2.0
 
 _astuple = msgspec.structs.astuple
+
+
+def _as_told(attr: Attr, told: State) -> Attr:
+    return msgspec.structs.replace(attr, size=told[0], mtime_ns=told[1], ctime_ns=told[2])
 
 
 class Attributes:
@@ -32,6 +39,7 @@ class Attributes:
         self.beliefs = tree.beliefs
         self.files = files
         self.kernel = kernel
+        self.truncation = Truncation(session, kernel, tree.path_of)
 
     def _timeout(self, until: float, now: float) -> float:
         """How long the kernel may believe what is valid until `until`."""
@@ -71,33 +79,49 @@ class Attributes:
             return found
         return Found(attr, None, NEVER, answer.asked_at, answer.generation, False)
 
-    async def _tell(self, node: Node | None, node_id: int, found: Found) -> Told:
+    async def _tell(self, node: Node | None, node_id: int, found: Found, asker: int) -> Told:
         """The reply for an object that exists; what the kernel has cached of a file is put right before it."""
         attr = found.attr
         assert attr is not None
+        told = attr
         if node is not None and node.pages is not None:
-            await self._before_telling(node, found, attr)
+            told = await self._before_telling(node, found, attr, asker)
         if node is not None:
-            self._note_told(node, attr)
-        return Told(node_id, _astuple(attr), self._timeout(found.until, self.session.now()))
+            node.told = state_of(told)
+        return Told(node_id, _astuple(told), self._timeout(found.until, self.session.now()) if told is attr else 0.0)
 
-    async def _before_telling(self, node: Node, found: Found, attr: Attr) -> None:
-        """A file with cached pages: bring its reader to the new state, and drop pages of an old one first.
+    async def _before_telling(self, node: Node, found: Found, attr: Attr, asker: int = 0) -> Attr:
+        """A file with cached pages: bring its reader to the new state, and drop pages of an old one; what to tell.
 
-        The kernel raises the size before it drops pages, so that a reader in between would see the zeros that fill
-        the last page of the old size; nothing may be left there when it hears of the new size.
+        The kernel sets the size before it drops pages. So a reader that has a page in hand would see the zeros that
+        fill the last page of the old size when the file grew: no such page may be left when it hears of the new size.
+        Cuts are told to one of our own threads (`asker`) only, see `dadafs.truncation`.
         """
         state = state_of(attr)
         file = self.files.find((node.dev, node.ino)) if node.opens else None
         if file is not None and state_of(file.attr) != state and found.asked_at > file.asked_at:
             self._advance(node, file, found, attr)
         told = node.told
-        if told is None or told == state or node.pages == state:
-            return
-        if state[0] > told[0] or state[:2] == told[:2]:  # else the kernel does it itself, in the right order
-            await self.kernel.pages_now(node.id)
-            await trio.sleep(_PAGE_IN_HAND)  # a reader that got hold of a page just before is done with it by now
-            node.pages = state
+        if told is None:
+            return attr
+        if asker in self.kernel.askers and state[0] > told[0]:
+            return _as_told(attr, told)
+        if asker in self.kernel.askers:
+            node.cut_taken_in = node.cut_taken_in and state[0] == told[0]
+            return attr
+        if node.cut is not None or state[0] < told[0]:
+            if not await self.truncation.carried_out(node):
+                node.cut_taken_in = False
+                return attr
+        elif node.pages != state and told != state:
+            with trio.move_on_after(_PAGES_PATIENCE):
+                await self.kernel.pages_now(node.id)
+                await trio.sleep(_PAGE_IN_HAND)  # a reader that got hold of a page just before is done with it by now
+            if node.told == told and node.cut is None:
+                node.pages = state
+        if node.told in (told, state) and node.cut is None:
+            return attr
+        return _as_told(attr, node.told or state)  # the kernel heard of something newer meanwhile
 
     def _advance(self, node: Node, file: RemoteFile, found: Found, attr: Attr) -> None:
         """Tell the open remote file what was learnt about it under one of its names."""
@@ -106,11 +130,6 @@ class Attributes:
         self.files.believed(
             self.tree.path_of(node.id), attr, asked_at=found.asked_at, generation=found.generation, leased=found.leased
         ).close()
-
-    def _note_told(self, node: Node, attr: Attr) -> None:
-        if node.told is not None and attr.size < node.told[0]:
-            node.shrunk_at = self.session.now()
-        node.told = state_of(attr)
 
     def getattr_known(self, node_id: int) -> Told | None:
         """`getattr`, where nothing has to be asked and nothing to be dropped."""
@@ -121,9 +140,9 @@ class Attributes:
             return None
         if node is not None:
             state = state_of(found.attr)
-            if node.pages is not None and node.told != state:
+            if node.pages is not None and (node.told != state or node.cut is not None):
                 return None
-            self._note_told(node, found.attr)
+            node.told = state
         return Told(node_id, _astuple(found.attr), self._timeout(found.until, now))
 
     def _believed(self, node_id: int, node: Node | None, now: float) -> Found | None:
@@ -145,16 +164,16 @@ class Attributes:
         found = self._believed(node_id, self.tree.find(node_id), self.session.now())
         return None if found is None else found.attr
 
-    async def getattr(self, node_id: int) -> Told:
-        """The attributes of an object. Raises OSError (ESTALE where it is gone and not open)."""
+    async def getattr(self, node_id: int, asker: int = 0) -> Told:
+        """The attributes of an object, for the thread `asker`. Raises OSError (ESTALE where it is gone, not open)."""
         node = self.tree.find(node_id)
         if isinstance(node, Directory):
             found = await self._ask_directory(node)
             if found.attr is None or self.tree.id_of(found.attr.dev, found.attr.ino) != node_id:
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-            return await self._tell(node, node_id, found)
+            return await self._tell(node, node_id, found, asker)
         found = await self._find_again(node_id)
-        return await self._tell(self.tree.find(node_id), node_id, found)
+        return await self._tell(self.tree.find(node_id), node_id, found, asker)
 
     async def _find_again(self, node_id: int, *, ask: bool = False) -> Found:
         """What is known of a file, under any of its names, or through an open handle when it has none left.

@@ -5,11 +5,11 @@ The meaning of each call is in `dadafs.operations`; here it is only translated, 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 import trio
@@ -23,7 +23,7 @@ from dadafs.guard import Guard, guarded
 from dadafs.identities import READ, SEARCH, Mapping
 from dadafs.in_place import ACLS, InPlace
 from dadafs.kernel_cache import Told
-from dadafs.kernel_size import kernel_size
+from dadafs.kernel_size import ask, kernel_size
 from dadafs.kernel_tuning import CONGESTION_THRESHOLD, MAX_BACKGROUND
 from dadafs.node import ROOT_ID
 from dadafs.operations import Operations
@@ -44,13 +44,16 @@ class KernelNotices:
 
     def __init__(self, mountpoint: str) -> None:
         self._mountpoint = mountpoint
+        self.askers: set[int] = set()
         self._nursery: trio.Nursery | None = None
-        self._looking: set[int] = set()
         self._names: dict[tuple[int, bytes | None], None] = {}
         self._pages: dict[int, None] = {}
         self._wake_names = trio.Event()
         self._wake_pages = trio.Event()
         self._threads = trio.CapacityLimiter(8)
+        # Of their own, since each of these may have to wait for the next: pages to be dropped, looks, what they saw.
+        self._looks = trio.CapacityLimiter(8)
+        self._sizes = trio.CapacityLimiter(8)
 
     def entry(self, parent: int, name: bytes) -> None:
         """Forget what is at `name`, soon."""
@@ -80,23 +83,30 @@ class KernelNotices:
     async def _now(self, action: Callable[[int], None], node_id: int) -> None:
         await trio.to_thread.run_sync(action, node_id, abandon_on_cancel=True, limiter=self._threads)
 
-    def look_again(self, node_id: int, path: bytes) -> None:
-        """Make the kernel ask for the attributes of `node_id`, found at `path`, soon: by asking it for them."""
-        if node_id not in self._looking and self._nursery is not None:
-            self._looking.add(node_id)
-            self._nursery.start_soon(self._look, node_id, path)
+    def start(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Run `task` in the background; it ends with the mount."""
+        if self._nursery is not None:
+            self._nursery.start_soon(task, *arguments)
+
+    async def look(self, path: bytes) -> None:
+        """Make the kernel ask for the attributes of the file at `path`; return when it is through with the reply."""
+        place = os.path.join(os.fsencode(self._mountpoint), path)
+        await trio.to_thread.run_sync(self._asking, ask, place, abandon_on_cancel=True, limiter=self._looks)
+
+    def _asking(self, question: Callable[[bytes], int | None], place: bytes) -> int | None:
+        thread = threading.get_native_id()
+        self.askers.add(thread)
+        try:
+            return question(place)
+        finally:
+            self.askers.discard(thread)
 
     async def size_of(self, path: bytes) -> int | None:
         """The size that the kernel has in mind for the file at `path`; None where it does not say."""
         place = os.path.join(os.fsencode(self._mountpoint), path)
-        return await trio.to_thread.run_sync(kernel_size, place, abandon_on_cancel=True, limiter=self._threads)
-
-    async def _look(self, node_id: int, path: bytes) -> None:
-        place = os.path.join(os.fsencode(self._mountpoint), path)
-        try:
-            await trio.to_thread.run_sync(_look, node_id, place, abandon_on_cancel=True, limiter=self._threads)
-        finally:
-            self._looking.discard(node_id)
+        return await trio.to_thread.run_sync(
+            self._asking, kernel_size, place, abandon_on_cancel=True, limiter=self._sizes
+        )
 
     async def run(self) -> None:
         """Background task: deliver what is to be forgotten soon. Runs until cancelled."""
@@ -131,12 +141,6 @@ def _deliver_names(batch: Iterable[tuple[int, bytes | None]]) -> None:
 def _deliver_pages(batch: Iterable[int]) -> None:
     for node_id in batch:
         _forget_pages(node_id)
-
-
-def _look(node_id: int, place: bytes) -> None:
-    _forget_attributes(node_id)
-    with contextlib.suppress(OSError):
-        os.lstat(place)
 
 
 def _forget_attributes(node_id: int) -> None:
@@ -223,17 +227,17 @@ class FuseAdapter(pyfuse3.Operations):
             if virtual is not None:
                 return _entry(pyfuse3.EntryAttributes(), virtual)
         if told is None:
-            told = await self.guard.within(self._operations.lookup(parent, name))
+            told = await self.guard.within(self._operations.lookup(parent, name, ctx.pid))
         return _entry(pyfuse3.EntryAttributes(), told, self._session.mapping)
 
     @guarded("N02")
-    async def getattr(self, node_id: int, ctx: object = None) -> pyfuse3.EntryAttributes:
+    async def getattr(self, node_id: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         virtual = self._virtual.getattr(node_id)
         if virtual is not None:
             return _entry(pyfuse3.EntryAttributes(), virtual)
         told = self._operations.getattr_known(node_id)
         if told is None:
-            told = await self.guard.within(self._operations.getattr(node_id))
+            told = await self.guard.within(self._operations.getattr(node_id, ctx.pid))
         entry = _entry(pyfuse3.EntryAttributes(), told, self._session.mapping)
         if node_id == ROOT_ID and told.fields is not None:
             entry.st_ino = told.fields[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
 from dadafs.listing import Fields
@@ -20,7 +20,12 @@ class Told(NamedTuple):
 
 
 class KernelCache(Protocol):
-    """The kernel's caches of this mount, as `dadafs.fuse_adapter` reaches them. Unknown ids are no error."""
+    """The kernel's caches of this mount, as `dadafs.fuse_adapter` reaches them. Unknown ids are no error.
+
+    `askers`: the threads of ours that are in `size_of` and `look`, by the id that the kernel names in requests.
+    """
+
+    askers: set[int]
 
     def entry(self, parent: int, name: bytes) -> None:
         """Forget what is at `name`, soon."""
@@ -40,8 +45,11 @@ class KernelCache(Protocol):
     async def size_of(self, path: bytes) -> int | None:
         """The size that the kernel has in mind for the file at `path`; None where it does not say."""
 
-    def look_again(self, node_id: int, path: bytes) -> None:
-        """Make the kernel ask for the attributes of `node_id`, found at `path`, soon."""
+    async def look(self, path: bytes) -> None:
+        """Make the kernel ask for the attributes of the file at `path`; return when it is through with the reply."""
+
+    def start(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Run `task` in the background; it ends with the mount."""
 
 
 #: Called as emit(name, told, cookie of the next entry); False when the reply is full.

@@ -9,6 +9,8 @@ from dadafs.listing import Listing, Page
 from dadafs.wire.messages import Attr
 
 if TYPE_CHECKING:
+    import trio
+
     from dadafs.small_files import Ahead
 
 ROOT_ID = 1
@@ -33,12 +35,14 @@ class Node:
     """One object that the kernel holds references to.
 
     `links` are the names it was seen under, newest last; `opens` counts open handles. `told` is the state the kernel
-    was last told, `pages` the state that its cached pages belong to, None where unknown. `shrunk_at`: when the kernel
-    was last told of a smaller size, by the session's clock. `doubtful`: pages were read while the file's times could
-    not prove its state.
+    was last told, `pages` the state that its cached pages belong to, None where unknown. `cut` is set when the kernel
+    is through with a cut that it is being told of (see `dadafs.truncation`), `cut_taken_in` once it believes in the
+    size. `doubtful`: pages were read while the file's times could not prove its state.
     """
 
     __slots__ = (
+        "cut",
+        "cut_taken_in",
         "dev",
         "doubtful",
         "id",
@@ -47,7 +51,6 @@ class Node:
         "lookups",
         "opens",
         "pages",
-        "shrunk_at",
         "told",
         "xattrs",
     )
@@ -60,7 +63,8 @@ class Node:
         self.lookups = 0
         self.opens = 0
         self.doubtful = False
-        self.shrunk_at = float("-inf")
+        self.cut: trio.Event | None = None
+        self.cut_taken_in = False
         self.told: State | None = None
         self.pages: State | None = None
         self.xattrs: Xattrs | None = None

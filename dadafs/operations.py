@@ -34,16 +34,8 @@ from dadafs.wire.paths import MAX_COMPONENT, split
 
 #: Open flags that ask for anything but reading.
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND | os.O_CREAT
-_READ_ATTEMPTS = 8
 #: How many names the kernel is asked to forget at a time when metadata has outgrown its share.
 _FORGOTTEN_AT_ONCE = 10_000
-#: How long a read of a file that was cut waits for the kernel to ask for its size, and between two looks, in s.
-_CUT_PATIENCE = 5.0
-_CUT_STEP = 0.002
-#: How long one look may take, and how long after a cut the kernel is asked before a short reply, in s.
-_CUT_LOOK = 0.2
-_CUT_MEMORY = 2.0
-
 #: A directory is listed once a name in so many bytes of it was asked for: a small one at the second name.
 _BYTES_PER_QUESTION = 4096
 
@@ -101,14 +93,14 @@ class Operations(Attributes):
             return Told(0, None, timeout)
         node_id = self.tree.id_of(attr.dev, attr.ino)
         node = self.tree.find(node_id)
-        if node is not None and node.pages is not None and node.told != state_of(attr):
+        if node is not None and node.pages is not None and (node.told != state_of(attr) or node.cut is not None):
             return None
         node = self.tree.looked_up(directory, name, attr)
         if node is not None:
-            self._note_told(node, attr)
+            node.told = state_of(attr)
         return Told(node_id, _astuple(attr), timeout)
 
-    async def lookup(self, parent: int, name: bytes) -> Told:
+    async def lookup(self, parent: int, name: bytes, asker: int = 0) -> Told:
         """What is at `name` in the directory `parent`; id 0 where nothing is. Raises OSError."""
         directory = self.tree.directory(parent)
         if len(name) > MAX_COMPONENT:
@@ -119,13 +111,14 @@ class Operations(Attributes):
             return Told(0, None, self._timeout(found.until, self.session.now()))
         node_id = self.tree.id_of(found.attr.dev, found.attr.ino)
         node = self.tree.find(node_id)
+        told = found.attr
         if node is not None and node.pages is not None:
-            await self._before_telling(node, found, found.attr)
-        told = Told(node_id, _astuple(found.attr), self._timeout(found.until, self.session.now()))
+            told = await self._before_telling(node, found, found.attr, asker)
         node = self.tree.looked_up(directory, name, found.attr)
         if node is not None:
-            self._note_told(node, found.attr)
-        return told
+            node.told = state_of(told)
+        timeout = self._timeout(found.until, self.session.now()) if told is found.attr else 0.0
+        return Told(node_id, _astuple(told), timeout)
 
     async def _look_up(self, directory: Directory, name: bytes) -> Found:
         """Ask for `name`, or for the whole directory where more and more of its names are asked for."""
@@ -242,6 +235,8 @@ class Operations(Attributes):
 
     async def _before_opening(self, node: Node, state: State) -> None:
         """Opening refreshes neither attributes nor, for readers that are there already, pages: both go first."""
+        if node.told is not None and node.pages is not None and (node.cut is not None or state[0] < node.told[0]):
+            await self.truncation.carried_out(node)
         if node.pages is not None and node.pages != state:
             await self.kernel.pages_now(node.id)
         elif node.told is not None and node.told != state:
@@ -294,8 +289,8 @@ class Operations(Attributes):
         return data
 
     def _ends_there(self, node: Node, end: int) -> bool:
-        """Whether the kernel believes that a file ends at `end`, and has believed so for long enough."""
-        return node.told is not None and end >= node.told[0] and self.session.now() - node.shrunk_at > _CUT_MEMORY
+        """Whether the kernel surely believes that a file ends at `end`."""
+        return node.told is not None and self.truncation.believed(node, end)
 
     async def read(self, handle: int, offset: int, length: int) -> bytes | memoryview:
         """Bytes of an open file; fewer than asked for only at the size that the kernel believes in."""
@@ -324,41 +319,13 @@ class Operations(Attributes):
         believes in stays, and readers would see those zeros.
         """
         node, file = opened.node, opened.file
-        for _ in range(_READ_ATTEMPTS):
+        while len(data) < length:
             end = offset + len(data)
-            told = node.told
-            believed = told is None or end >= min(told[0], offset + length)
-            if believed and self.session.now() - node.shrunk_at > _CUT_MEMORY:
+            if self.truncation.believed(node, end):
                 return data
-            if believed or file.size <= end:
-                if not await self._tell_of_cut(node, file, end):
-                    break
-                if believed:
-                    return data
+            await self.truncation.taken_in(node, file, end)
             data = await self.reader.read(file, opened.streams, offset, length)
-        raise OSError(errno.ESTALE, "the file was cut while it was read")
-
-    async def _tell_of_cut(self, node: Node, file: RemoteFile, end: int) -> bool:
-        """Return when the kernel believes that the file ends at `end` or before; False where it never does.
-
-        Nothing can push a size to the kernel: it has to ask. Its reply is taken in by whoever asked, some time after
-        we sent it, so that the kernel itself must say what it believes. It sets the size before it drops pages, for
-        which it waits for the read that waits here.
-        """
-        give_up = self.session.now() + _CUT_PATIENCE
-        while self.session.now() < give_up:
-            if file.orphaned or not node.links:
-                return False
-            path = self.tree.path_of(node.id)
-            if node.told is None or node.told[0] <= end:
-                with trio.move_on_after(_CUT_LOOK):
-                    size = await self.kernel.size_of(path)
-                    if size is None or size <= end:
-                        return True
-            else:
-                self.kernel.look_again(node.id, path)
-            await trio.sleep(_CUT_STEP)
-        return False
+        return data
 
     def release(self, handle: int) -> None:
         """The handle is closed."""

@@ -27,13 +27,18 @@ from tests.harness.fake_session import FakeSession
 ROOT = 1
 
 
+#: The thread that has the kernel ask.
+OWN_THREAD = 7
+
+
 class FakeKernel:
     """Notes what it is told to forget."""
 
     def __init__(self) -> None:
         self.told: list[tuple[object, ...]] = []
         self.sizes: list[int] = []
-        self.look: Callable[[int], Awaitable[object]] | None = None
+        self.askers = {OWN_THREAD}
+        self.on_look: Callable[[], Awaitable[object]] | None = None
 
     def entry(self, parent: int, name: bytes) -> None:
         self.told.append(("entry", parent, name))
@@ -56,10 +61,15 @@ class FakeKernel:
         await trio.lowlevel.checkpoint()
         return self.sizes.pop(0) if self.sizes else None
 
-    def look_again(self, node_id: int, path: bytes) -> None:
-        self.told.append(("look", node_id))
-        if self.look is not None:
-            trio.lowlevel.spawn_system_task(self.look, node_id)
+    async def look(self, path: bytes) -> None:
+        self.told.append(("look", path))
+        if self.on_look is None:
+            await trio.sleep(1)
+        else:
+            await self.on_look()
+
+    def start(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        trio.lowlevel.spawn_system_task(task, *arguments)
 
 
 class FakeReader:
@@ -320,13 +330,13 @@ async def test_a_cut_is_told_before_a_short_reply(tmp_path: Path) -> None:
     os.truncate(tmp_path / "a", 10)
     bench.session.push("a")
 
-    async def look(node_id: int) -> None:
-        await bench.operations.getattr(node_id)
+    async def look() -> None:
+        await bench.operations.getattr(node, OWN_THREAD)
 
-    bench.kernel.look = look
+    bench.kernel.on_look = look
     bench.kernel.sizes = [100, 100, 10]  # it takes in what it was told only after a while
     assert await bench.operations.read(handle, 0, 100) == b"x" * 10
-    assert ("look", node) in bench.kernel.told
+    assert ("look", b"a") in bench.kernel.told
     assert bench.kernel.sizes == []
 
 
@@ -338,9 +348,29 @@ async def test_a_kernel_that_never_asks_gets_no_short_reply(tmp_path: Path) -> N
     handle, _ = await bench.open(node)
     os.truncate(tmp_path / "a", 10)
     bench.session.push("a")
-    with pytest.raises(OSError) as stale:
+    with pytest.raises(OSError) as late:
         await bench.operations.read(handle, 0, 100)
-    assert stale.value.errno == errno.ESTALE
+    assert late.value.errno == errno.ETIMEDOUT
+
+
+@pytest.mark.parametrize("size", [50, 200])
+@in_trio
+async def test_a_file_that_grows_again_while_its_cut_is_told_is_read_anew(tmp_path: Path, size: int) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 100)
+    bench = Bench(tmp_path)
+    node = (await bench.lookup("a")).id
+    handle, _ = await bench.open(node)
+    os.truncate(tmp_path / "a", 10)
+    bench.session.push("a")
+
+    async def look() -> None:
+        await bench.operations.getattr(node, OWN_THREAD)
+        (tmp_path / "a").write_bytes(b"y" * size)
+        bench.session.push("a")
+
+    bench.kernel.on_look = look
+    bench.kernel.sizes = [size] * 100  # never as small as the cut was
+    assert await bench.operations.read(handle, 0, 100) == (b"y" * size)[:100]
 
 
 @in_trio
