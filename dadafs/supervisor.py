@@ -26,7 +26,7 @@ from dadafs.logs import set_up_logging
 from dadafs.mount_options import MountOptions
 from dadafs.mount_table import FSTYPE, MOUNTINFO, mount_at, mounts
 from dadafs.policy.upkeep import Pulse, Restarts
-from dadafs.unmount import DeadMount
+from dadafs.unmount import DeadMount, detach
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,6 @@ def mount_in_background(options: MountOptions, serve: Serve, replacing: DeadMoun
     child = os.fork()
     if child == 0:
         os.close(receiver)
-        os.setsid()
         if os.fork() != 0:
             os._exit(0)
         _daemon(options, serve, replacing, sender)
@@ -100,6 +99,7 @@ class _Answer:
         if self._sender >= 0:
             # The terminal has heard what there was to hear; whoever waits for the end of our output may go on.
             _redirect(os.devnull, (0, 1, 2))
+            os.setsid()
             os.write(self._sender, json.dumps({"code": code, "message": message}).encode())
             self.close()
 
@@ -123,6 +123,7 @@ class _Process:
         self.device = ""
         self.failure: News | None = None
         self.exit_code: int | None = None
+        self.was_stuck = False
         self.served_since: float | None = None
         self.pulse = Pulse(deadline, time.monotonic())
         self._line = b""
@@ -175,6 +176,16 @@ class _Process:
         os.close(self.pidfd)
 
     @property
+    def end(self) -> str:
+        """Why it is not there any more, for a person."""
+        if self.failure is not None:
+            return self.failure.message
+        if self.was_stuck:
+            return "it gave no sign of life"
+        code = self.exit_code or 0
+        return f"it was killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with {code}"
+
+    @property
     def served(self) -> float:
         """For how many seconds it has served."""
         return 0.0 if self.served_since is None else time.monotonic() - self.served_since
@@ -210,7 +221,10 @@ def _redirected(lifeline: Lifeline, output: int) -> Lifeline:
 
 
 class _Redirecting(Lifeline):
-    """The lifeline of the first process: once it serves, what it prints goes to the supervisor."""
+    """The lifeline of the first process: once it serves it leaves the terminal, and what it prints is logged.
+
+    Not before: autofs lets only processes of its own group reach the mountpoint until the mount is made.
+    """
 
     def __init__(self, lifeline: Lifeline, output: int) -> None:
         super().__init__(lifeline.detach(), lifeline.interval)
@@ -218,6 +232,7 @@ class _Redirecting(Lifeline):
 
     def serving(self, device: str) -> None:
         _redirect(self._output, (2,))
+        os.setsid()
         super().serving(device)
 
 
@@ -254,15 +269,16 @@ class Supervisor:
                 left_behind = DeadMount(process.device, required=True)
                 self._answer(int(ExitCode.OK), "")
             elif first:
-                failure = process.failure or News("failed", code=int(ExitCode.FAILED), message=_UNTOLD)
-                self._answer(failure.code, failure.message)
-                return failure.code
+                return self._failed(process)
             first = False
             if self._is_over(process, left_behind.device):
                 return int(ExitCode.OK)
+            if self._is_for_autofs():
+                return int(ExitCode.OK)
             delay = self._restarts.next_delay(process.served)
-            reason = process.failure.message if process.failure else _ending(process.exit_code)
-            log.warning("mount process %d on %s: %s; the next starts in %.0f s", process.pid, self._path, reason, delay)
+            log.warning(
+                "mount process %d on %s: %s; the next starts in %.0f s", process.pid, self._path, process.end, delay
+            )
             if not self._pause(delay, left_behind.device):
                 return int(ExitCode.OK)
 
@@ -282,6 +298,26 @@ class Supervisor:
         if self._stopping:
             return True
         return process.exit_code == 0 or not self._is_there(device)
+
+    def _is_for_autofs(self) -> bool:
+        """Below an autofs mount nobody else may mount: the dead one is taken away, and the next use mounts it again."""
+        parents = [each.mountpoint for each in mounts() if each.fstype == "autofs"]
+        if not any(self._path == parent or self._path.startswith(f"{parent}/") for parent in parents):
+            return False
+        log.warning("the mount process on %s has ended; autofs mounts it again when it is used", self._path)
+        with suppress(OSError):
+            detach(self._path, lazy=True)
+        return True
+
+    def _failed(self, process: _Process) -> int:
+        """Tell whoever mounts that the first process did not get so far as to serve."""
+        failure = process.failure
+        if failure is None:
+            failure = News(
+                "failed", code=int(ExitCode.FAILED), message=f"The mount process did not serve: {process.end}."
+            )
+        self._answer(failure.code, failure.message)
+        return failure.code
 
     def _is_there(self, device: str) -> bool:
         there = mount_at(self._path)
@@ -310,6 +346,7 @@ class Supervisor:
 
     def _replace_stuck(self, process: _Process) -> None:
         """Nobody waits for it any longer, and it is no more."""
+        process.was_stuck = True
         log.error(
             "mount process %d on %s gave no sign of life for %s s: it is cut off and replaced",
             process.pid,
@@ -353,14 +390,3 @@ class Supervisor:
         with suppress(BlockingIOError):
             while self._wake.recv(64):
                 pass
-
-
-_UNTOLD = "The mount process ended without a word; try again with --foreground."
-
-
-def _ending(code: int | None) -> str:
-    if code is None:
-        return "it was stuck"
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return f"ended with {code}"
