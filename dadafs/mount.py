@@ -235,7 +235,15 @@ class MountProcess:
                 "head": self._options.target.address,
             }
         )
-        report.add("session", lambda: {"connected": session.connected, "generation": session.generation})
+        report.add(
+            "session",
+            lambda: {
+                "connected": session.connected,
+                "generation": session.generation,
+                "freshness_s": session.leases.freshness,
+                "retry_s": session.options.retry,
+            },
+        )
         report.add("open", operations.statistics)
         report.add("ram_cache", lambda: {"budget_bytes": cache.budget, "used_bytes": cache.used})
         report.add("kernel", self._kernel_report)

@@ -71,6 +71,7 @@ def test_settings_of_a_mount_change_while_it_is_used(served: Mounted) -> None:
     assert "ram_cache is 64MiB" in ctl("set", "ram_cache=64MiB", *mount).stdout
     report = answer("status", str(served.mnt))
     assert report["ram_cache"]["budget_bytes"] == 64 * MIB
+    assert (report["session"]["freshness_s"], report["session"]["retry_s"]) == (1.0, 30.0)
     (row,) = answer("get", "ram_cache", *mount)["settings"]
     assert row["source"] == "set while running"
     assert "128MiB again" in ctl("reset", "ram_cache", *mount).stdout
