@@ -107,9 +107,10 @@ def readahead(report: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether the kernel's settings could be raised."""
     refused = report["kernel"].get("refused") or []
     if refused:
+        helped = " (a helper process makes up for a part of it)" if report["kernel"].get("readahead_helper") else ""
         bdi = f"/sys/class/bdi/$(mountpoint -d {report['mountpoint']})"
         yield Finding(
-            f"the kernel's settings could not be raised ({'; '.join(refused)})",
+            f"the kernel's settings could not be raised ({'; '.join(refused)}){helped}",
             "bad",
             f"mount as root, or let root write 1024 to {bdi}/read_ahead_kb after mounting",
         )

@@ -23,6 +23,7 @@ from dadafs.guard import Guard, guarded
 from dadafs.identities import READ, SEARCH, Mapping
 from dadafs.in_place import ACLS, InPlace
 from dadafs.kernel_cache import Told
+from dadafs.kernel_readahead import KernelReadahead
 from dadafs.kernel_size import ask, kernel_size
 from dadafs.kernel_tuning import CONGESTION_THRESHOLD, MAX_BACKGROUND
 from dadafs.node import ROOT_ID
@@ -192,6 +193,7 @@ class FuseAdapter(pyfuse3.Operations):
         self._squash = Squash(operations, explainer)
         self.in_place = InPlace(operations, virtual, explainer)
         self.guard = Guard(counters, patience=patience, error=pyfuse3.FUSEError, describe=self._describe)
+        self.readahead: KernelReadahead | None = None  #: where the kernel's own readahead could not be raised
         self._listed = pyfuse3.EntryAttributes()
         logging.getLogger("pyfuse3").addFilter(_AbandonedReplies())
 
@@ -290,6 +292,8 @@ class FuseAdapter(pyfuse3.Operations):
         if opened is None:
             opened = await self.guard.within(self._operations.open(node_id, flags))
         self._operations.opened_by(opened[0], ctx.pid)
+        if self.readahead is not None:
+            self.readahead.opened(opened[0], node_id, ctx.pid)
         return pyfuse3.FileInfo(fh=opened[0], keep_cache=opened[1])
 
     @guarded("N05")
@@ -298,6 +302,8 @@ class FuseAdapter(pyfuse3.Operations):
     ) -> bytes | memoryview:
         if self._virtual.is_handle(handle):
             return self._virtual.read(handle, offset, length)
+        if self.readahead is not None:
+            self.readahead.read(handle, offset, length)
         data = self._operations.read_known(handle, offset, length)
         return await self.guard.within(self._operations.read(handle, offset, length)) if data is None else data
 
@@ -306,6 +312,8 @@ class FuseAdapter(pyfuse3.Operations):
         if self._virtual.is_handle(handle):
             self._virtual.release(handle)
         else:
+            if self.readahead is not None:
+                self.readahead.closed(handle)
             self._operations.release(handle)
 
     # --- the rest ----------------------------------------------------------------------------------------------

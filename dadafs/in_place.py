@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dadafs.explain import Explainer
 from dadafs.identities import ACCESS_ACL, DEFAULT_ACL, Mapping
 from dadafs.kernel_cache import Told
+from dadafs.kernel_readahead import KernelReadahead
 from dadafs.node import ROOT_ID
 from dadafs.operations import Operations
 from dadafs.virtual_files import FOLDER, VirtualFiles
@@ -30,6 +31,7 @@ class InPlace:
         self._explainer = explainer
         self._virtual = virtual
         self._session = operations.session
+        self.readahead: KernelReadahead | None = None  #: as in the adapter
 
     def functions(self) -> dict[str, Callable[..., object]]:
         """By the names that the compiled part gives them."""
@@ -61,16 +63,25 @@ class InPlace:
         opened = self._operations.open_known(node_id, flags)
         if opened is not None:
             self._operations.opened_by(opened[0], thread)
+            if self.readahead is not None:
+                self.readahead.opened(opened[0], node_id, thread)
         return opened
 
     def read(self, handle: int, offset: int, length: int) -> bytes | memoryview | None:
         """Bytes of an open file."""
-        return None if self._virtual.is_handle(handle) else self._operations.read_known(handle, offset, length)
+        if self._virtual.is_handle(handle):
+            return None
+        data = self._operations.read_known(handle, offset, length)
+        if data is not None and self.readahead is not None:
+            self.readahead.read(handle, offset, length)
+        return data
 
     def release(self, handle: int) -> bool | None:
         """The handle is closed."""
         if self._virtual.is_handle(handle):
             return None
+        if self.readahead is not None:
+            self.readahead.closed(handle)
         self._operations.release(handle)
         return True
 

@@ -1,7 +1,7 @@
 """What the FUSE protocol cannot set: readahead and the number of requests in flight, written to sysfs after mounting.
 
 The defaults (128 KiB and 12) cost a factor of three to five in throughput. Writing needs root; where it is not
-permitted the defaults stay, and the statistics say so.
+permitted the defaults stay, the statistics say so, and `dadafs.kernel_readahead` helps out.
 """
 
 from __future__ import annotations

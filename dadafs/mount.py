@@ -19,6 +19,7 @@ from dadafs.control import Control
 from dadafs.counters import Counters
 from dadafs.errors import ExitCode, UserError
 from dadafs.explain import Explainer
+from dadafs.kernel_readahead import KernelReadahead, keepable
 from dadafs.lifeline import Lifeline
 from dadafs.logs import set_up_logging
 from dadafs.mount_options import MountOptions
@@ -142,6 +143,7 @@ class MountProcess:
         self._device = ""
         self._counters = Counters()
         self._kernel: kernel_tuning.KernelSettings | None = None
+        self._readahead: KernelReadahead | None = None
         self._stopping = False
         self._acls = False
 
@@ -165,6 +167,7 @@ class MountProcess:
             session.report_more = operations.activity.report
             report = self._report(session, operations, cache)
             adapter = self._adapter(operations, report)
+            self._readahead = KernelReadahead(self._options.mountpoint, keepable(operations))
             reader.start(nursery)
             operations.small_files.start(nursery)
             for task in (files.run, notices.run, operations.watch):
@@ -278,6 +281,7 @@ class MountProcess:
             "answered_in_place": fuse_adapter.answered_in_place(),
             "parallel_lookups": bool(fuse_adapter.negotiated().get("parallel_dirops", False)),
             "refused": list(kernel.refused),
+            "readahead_helper": self._readahead.report() if self._readahead is not None else None,
         }
 
     async def _serve(
@@ -300,7 +304,7 @@ class MountProcess:
         try:
             async with trio.open_nursery() as inner:
                 inner.start_soon(self._handle_signals, inner)
-                inner.start_soon(self._announce, inner, report, more)
+                inner.start_soon(self._announce, inner, adapter, report, more)
                 await fuse_adapter.serve()
                 self._refuse_to_vanish()
                 unmount = True  # ended in order: unmounted already, or to be unmounted now
@@ -309,6 +313,8 @@ class MountProcess:
         finally:
             # After a crash the path must give errors; an empty directory would look as if the data were gone.
             fuse_adapter.close(unmount=unmount)
+            if self._readahead is not None:
+                self._readahead.stop()
 
     def _refuse_to_vanish(self) -> None:
         """A mount that nobody took down was aborted. Raises UserError."""
@@ -317,11 +323,14 @@ class MountProcess:
                 f"The kernel's connection of {self._options.mountpoint} was aborted; mount it again.", ExitCode.FAILED
             )
 
-    async def _announce(self, inner: trio.Nursery, report: Report, more: status_socket.More) -> None:
+    async def _announce(
+        self, inner: trio.Nursery, adapter: fuse_adapter.FuseAdapter, report: Report, more: status_socket.More
+    ) -> None:
         """Wait until the file system answers, tune the kernel, open the status socket, and tell whoever waits."""
         mountpoint = self._options.mountpoint
         found = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
         self._kernel = await trio.to_thread.run_sync(self._tune, found.st_dev, abandon_on_cancel=True)
+        self._help_reading_ahead(adapter)
         self._device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
         await inner.start(status_socket.serve, status_socket.socket_path(self._device), report.as_dict, more)
         log.info("%s is mounted on %s", self._options.target, mountpoint)
@@ -330,6 +339,18 @@ class MountProcess:
 
     def _tune(self, device: int) -> kernel_tuning.KernelSettings:
         return kernel_tuning.tune(device, read_ahead_kb=self._options.settings["read_ahead"] // 1024)
+
+    def _help_reading_ahead(self, adapter: fuse_adapter.FuseAdapter) -> None:
+        """Start the helper where the kernel reads less far ahead than it was wished."""
+        allowed = self._kernel.read_ahead_kb if self._kernel is not None else None
+        if self._readahead is None or allowed is None or allowed * 1024 >= self._options.settings["read_ahead"]:
+            return
+        try:
+            self._readahead.start()
+        except OSError as problem:
+            log.info("no helper for readahead (%s); the kernel reads %d KiB ahead", problem.strerror, allowed)
+        else:
+            adapter.readahead = adapter.in_place.readahead = self._readahead
 
     async def _prove_life(self) -> None:
         """Tell systemd and the supervisor, as often as they want, that the loop runs."""
