@@ -87,6 +87,14 @@ SCHEMA = Schema(
         Setting(
             "drain", Kind.DURATION, 10.0, "how long to finish what is under way when stopping", minimum=0, live=True
         ),
+        Setting(
+            "compression",
+            Kind.STR,
+            "auto",
+            "LZ4 on the wire: auto (where the network to a node is slow enough for it to pay), off, on",
+            choices=("auto", "off", "on"),
+            live=True,
+        ),
         Setting("touches", Kind.INT, 2, "small reads of a fragment until it is cached whole", minimum=1, live=True),
         Setting(
             "log_level",

@@ -23,6 +23,8 @@ from dadafs.wire.messages import (
 )
 from dadafs.wire.server import Peer, refuse
 from dadafsd.exported import Exported
+from dadafsd.packing import Packing
+from dadafsd.policy.packing import Link
 from dadafsd.replies import Reply
 from dadafsd.service import Service
 from dadafsd.sessions import Session
@@ -39,12 +41,22 @@ FRESHNESS = (0.05, 3600.0)
 class NodeConnection:
     """One authenticated connection."""
 
-    def __init__(self, channel: Channel, peer: Peer, service: Service, exports: dict[str, Exported], head: str) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        peer: Peer,
+        service: Service,
+        exports: dict[str, Exported],
+        head: str,
+        packing: Packing,
+    ) -> None:
         self.channel = channel
         self.peer = peer
         self._service = service
         self._exports = exports
         self._head = head
+        self._packing = packing
+        self._link = Link()
         self._slots = trio.CapacityLimiter(1)
         self.working = 0
         self.session: Session | None = None
@@ -179,7 +191,7 @@ class NodeConnection:
                 raise FrameError("a node sends requests only")
             session.last_seen = trio.current_time()
             reply = at_hand(session, frame.message)
-            if reply is not None:
+            if reply is not None and not self._packing.pays(reply, self.channel, self._link):
                 await self._send(frame.request_id, reply)
                 continue
             holder = object()
@@ -187,14 +199,20 @@ class NodeConnection:
                 self._slots.acquire_on_behalf_of_nowait(holder)
             except trio.WouldBlock:
                 await self._slots.acquire_on_behalf_of(holder)
-            nursery.start_soon(self._answer, session, frame.request_id, frame.message, holder)
+            nursery.start_soon(self._answer, session, frame.request_id, frame.message, holder, reply)
 
-    async def _answer(self, session: Session, request_id: int, request: Message, holder: object) -> None:
+    async def _answer(
+        self, session: Session, request_id: int, request: Message, holder: object, reply: Reply | None
+    ) -> None:
+        """Answer a request that takes waiting: for `reply`, or, where that is at hand, for its packing."""
         self.working += 1
         try:
-            reply = await self._service.answer(session, request)
+            pays = reply is not None
+            if reply is None:
+                reply = await self._service.answer(session, request)
+                pays = reply is not None and self._packing.pays(reply, self.channel, self._link)
             if reply is not None:
-                await self._send(request_id, reply)
+                await self._send(request_id, await self._packing.pack(reply) if pays else reply)
         except ChannelClosed:
             pass  # the receiving side ends the connection
         finally:

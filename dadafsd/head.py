@@ -28,6 +28,7 @@ from dadafsd.live import LiveSettings
 from dadafsd.notify import Notifier
 from dadafsd.open_files import raise_descriptor_limit
 from dadafsd.origin_read import Piece
+from dadafsd.packing import Packing
 from dadafsd.policy.recent import Recent
 from dadafsd.service import Service
 from dadafsd.sessions import Sessions
@@ -56,6 +57,7 @@ class Head:
         self.memory: Recent[Piece] = Recent(config.settings["memory"])
         self.exports: dict[str, Exported] = {}
         self.store: StoreAccess | None = None
+        self.packing: Packing | None = None
         self.started_at = time.time()
         self.draining = False
         self.notifier = Notifier()
@@ -74,6 +76,8 @@ class Head:
                 if store is not None:
                     self.store = StoreAccess(store, self.counters, queue_limit=self.config.settings["write_queue"])
                     nursery.start_soon(self.store.run)
+                self.packing = Packing(self.counters, lambda: str(self.config.settings["compression"]))
+                nursery.start_soon(self.packing.run)
                 for export, options in opened:
                     self.exports[export.name] = assemble(
                         export, options, self.memory, self.store, self.counters, nursery, descriptors // len(opened)
@@ -160,7 +164,9 @@ class Head:
             channel, peer = await authenticate(stream.socket, self.auth, door=self.door)
         except TurnedAway:
             return
-        connection = NodeConnection(channel, peer, self.service, self.exports, self.config.name)
+        packing = self.packing
+        assert packing is not None  # made before anybody can come
+        connection = NodeConnection(channel, peer, self.service, self.exports, self.config.name, packing)
         self._connections.add(connection)
         try:
             await connection.serve(draining=lambda: self.draining)

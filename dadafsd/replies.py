@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 from dadafs.wire.messages import BLOCK_SIZE, Blocks, Message
@@ -22,11 +22,15 @@ class FilePart:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A message and what travels beside it: buffers, or parts of one record's file."""
+    """A message and what travels beside it: buffers, or parts of one record's file.
+
+    `packed_as` names these bytes, if they can be known by a name.
+    """
 
     message: Message
     buffers: list[memoryview] = field(default_factory=list)
     parts: list[FilePart] = field(default_factory=list)
+    packed_as: Hashable = None
 
     @property
     def size(self) -> int:
@@ -50,7 +54,8 @@ def blocks_reply(found: Found, want: Wanted, known: Sequence[int]) -> Reply:
         elif found.record is not None:
             parts.append(FilePart(found.record, found.record.offset + begin, length))
     message = Blocks(checksums, sent, size, settled=found.settled, tier=_kind(found))
-    return Reply(message, buffers, parts)
+    named = (want.key, want.first, want.count, sent) if found.settled else None
+    return Reply(message, buffers, parts, named)
 
 
 def _kind(found: Found) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -48,6 +49,12 @@ MAX_PIECES = 1024
 SENDFILE_STEP = 1024 * 1024
 DEFAULT_SEND_TIMEOUT = 60.0
 
+#: Where struct tcp_info (linux/tcp.h) has `tcpi_delivery_rate_app_limited` (a bit) and `tcpi_delivery_rate`.
+_APP_LIMITED_OFFSET = 7
+_DELIVERY_RATE_OFFSET = 160
+_DELIVERY_RATE = struct.Struct("Q")
+_TCP_INFO_SIZE = _DELIVERY_RATE_OFFSET + _DELIVERY_RATE.size
+
 #: Errors of sendfile that speak of the socket; all others speak of the file.
 _SOCKET_ERRORS = {
     errno.EPIPE,
@@ -69,6 +76,13 @@ class ChannelClosed(Exception):
 
 class PayloadVanished(ChannelClosed):
     """The file to be sent failed or was shorter than promised, so the frame could not be completed."""
+
+
+class Delivery(NamedTuple):
+    """What TCP has measured while it sent (tcp(7), TCP_INFO)."""
+
+    rate: int  # bytes a second that were delivered of late
+    idle: bool  # there was nothing more to send while that was measured, so the network may take more
 
 
 class Frame(NamedTuple):
@@ -132,6 +146,15 @@ class Channel:
         kept = self._end - self._start
         larger[:kept] = self._buffer[self._start : self._end]
         self._buffer, self._start, self._end = larger, 0, kept
+
+    def delivery(self) -> Delivery | None:
+        """How fast the network takes what is sent; None where TCP has not measured it, or this is not TCP."""
+        try:
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
+            rate: int = _DELIVERY_RATE.unpack_from(info, _DELIVERY_RATE_OFFSET)[0]
+        except (OSError, struct.error):
+            return None
+        return Delivery(rate, bool(info[_APP_LIMITED_OFFSET] & 1)) if rate else None
 
     def close(self, reason: str = "closed on this side") -> None:
         """Close at once; whoever waits on the channel gets ChannelClosed(reason). May be called again."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+import lz4.block
 import trio
 
 from dadafs.checksum import block_checksums
@@ -19,6 +20,7 @@ from dadafs.wire.messages import (
     Change,
     Changed,
     Changes,
+    Encoding,
     Entry,
     Failed,
     Item,
@@ -54,6 +56,7 @@ class Node:
         self.data = data
         self.pushes = pushes
         self.welcome = control.welcome
+        self.packed = 0  # replies that came as LZ4
         self._arrived = trio.Event()
 
     def pushed(self, message: Message) -> None:
@@ -99,6 +102,9 @@ class Node:
         if isinstance(reply, Changed):
             return reply, b""
         assert isinstance(reply, Blocks), reply
+        if reply.encoding == Encoding.LZ4:
+            self.packed += 1
+            payload = lz4.block.decompress(payload, uncompressed_size=reply.size)
         assert len(payload) == reply.size
         sums = [value for i, value in enumerate(reply.checksums) if reply.sent >> i & 1]
         assert block_checksums(payload) == sums
