@@ -139,6 +139,22 @@ def test_without_a_background_nothing_changes(reduction: Reduction) -> None:
         np.testing.assert_allclose(item.values, corrected[name].values, rtol=1e-9, err_msg=name)
 
 
+def test_nothing_has_an_orientation_where_nothing_is_left() -> None:
+    """A frame of nothing but the empty beam, and one with a sample in it."""
+    rng = np.random.default_rng(4)
+    stray, streak = np.full(SHAPE, 2.0), 20 * (abs(Y - 14.25) < 2) * (abs(X - 20.5) < 12)
+    frames = rng.poisson([stray, stray + streak]).astype(np.uint16)
+    empty = rng.poisson(stray, (4, *SHAPE)).astype(np.uint16)
+    setup = Setup(SHAPE, np.dtype(np.uint16), MASK, BEAM)
+    for reduction, name in ((Orientation(), "pca_angle"), (AzimuthalProfile({"ring": (0.05, 0.3)}), "orient2_ring")):
+        table = reduction.prepare(setup)
+        measured, dark = (reference.reduce(f, mask=MASK, bins=table.bins, n_bins=table.n_bins) for f in (frames, empty))
+        assert np.isfinite(reduction.finish(measured)[name].values).all()  # of what was measured there is one
+        angles = reduction.finish(correct(measured, dark, 1.0, 1.1))[name].values
+        assert np.isnan(angles[0])
+        assert abs((angles[1] + 90) % 180 - 90) < 5  # along x
+
+
 def test_frames_without_sample_that_cannot_be_used() -> None:
     with pytest.raises(DataError, match="not one frame without sample"):
         correct(sums_of(FRAMES), FrameSums.zeros(0, 24, 2), 1.0, 1.0)

@@ -100,6 +100,14 @@ def test_python_has_the_same_names(scan: Path, empty: Path) -> None:
     np.testing.assert_allclose(result.maps["itot"].values, expected_itot(0.8, 0.5))
 
 
+def test_deflections_stay_as_measured(scan: Path, empty: Path) -> None:
+    plain, corrected = (
+        dada.stxm(scan, SHAPE, store=False, radial_bins=0, **more) for more in ({}, {"empty": str(empty)})
+    )
+    for name in ("comh", "comv", "comh_error", "alphah", "imax"):
+        np.testing.assert_array_equal(plain.maps[name].values, corrected.maps[name].values)
+
+
 def test_another_pixel_type(scan: Path, tmp_path: Path) -> None:
     wide = EMPTY.astype(np.uint32)
     wide[EMPTY >= 65534] = 2**32 - 1

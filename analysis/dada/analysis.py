@@ -135,7 +135,9 @@ def _analyse(
     maps: dict[str, Map] = {}
     for index, reduction in enumerate(reductions):
         own = share(plan, tables, index, sums.sums, sums.tables)
-        correct = None if empty is None else empty.correction(share(plan, tables, index, empty.sums, empty.tables))
+        correct = None
+        if empty is not None and reduction.corrected:
+            correct = empty.correction(share(plan, tables, index, empty.sums, empty.tables))
         maps |= _maps(reduction, own, wanted, map_ptr, correct)
     maps |= _phase(maps, options, setup.geometry)
     return StxmResult(

@@ -214,7 +214,7 @@ def _profiles(axis: Axes, result: StxmResult) -> None:
         axis.plot(centres[shown], curve[shown], label=label, color=colour, linewidth=1.1)
     axis.set(xscale="log", yscale="log", xlabel=f"{name} ({unit})", ylabel=f"I ({item.unit})")
     axis.set_title("Azimuthal average")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(framealpha=0.85, edgecolor="none", fontsize=8)
     axis.set_box_aspect(1)
 
 

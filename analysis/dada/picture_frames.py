@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from dada.analysis import Map
 from dada.frame_analysis import FramesResult
@@ -20,6 +19,7 @@ _INVALID = "#6e6e6e"
 _BORDER = "#ffffff"
 _PANELS = {"average": "Average", "maximum": "Maximum", "variance": "Variance", "sum": "Sum"}
 _LONGEST_INCHES = 12.0
+_MOST_TICKS = 14
 #: Decades below the brightest percent that are told apart.
 _DECADES = 3.5
 
@@ -54,8 +54,8 @@ def _composite(result: FramesResult) -> Figure:
     # points are as wide as their frames, whatever the scan's steps are
     axis.set_aspect(abs((extent[1] - extent[0]) / (extent[3] - extent[2])) * rows / columns)
     axis.set(xlabel="x (points)", ylabel="y (points)")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xticks(x0 + sx * np.arange(0, nx, -(-nx // _MOST_TICKS)))
+    axis.set_yticks(y0 + sy * np.arange(0, ny, -(-ny // _MOST_TICKS)))
     figure.suptitle(_title(result), fontsize=10, color="#444444")
     return figure
 

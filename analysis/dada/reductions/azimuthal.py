@@ -29,7 +29,7 @@ from dada.bins import azimuth_bins, cross
 from dada.errors import UsageError
 from dada.kernels import FrameSums
 from dada.mask import annulus
-from dada.reductions.protocol import FloatArray, Quantity, Reduction, Setup, Tables, divide, sound
+from dada.reductions.protocol import FloatArray, Quantity, Reduction, Setup, Tables, divide, significant, sound
 
 
 class AzimuthalProfile(Reduction):
@@ -66,12 +66,13 @@ class AzimuthalProfile(Reduction):
     def finish(self, part: FrameSums) -> dict[str, Quantity]:
         shape = (len(part), len(self.rings), self.n_bins)
         sums, counts = part.bins.reshape(shape), part.bin_counts.reshape(shape)
-        variance = part.variance.bins.reshape(shape)
+        variance = None if part.variance is part else part.variance.bins.reshape(shape)
         found: dict[str, Quantity] = {}
         for i, ring in enumerate(self.rings):
             found |= self._profile(part, ring, sums[:, i], counts[:, i])
             if self.orientation:
-                found |= self._harmonic(part, ring, second_harmonic(sums[:, i], counts[:, i], variance[:, i]))
+                own = None if variance is None else variance[:, i]
+                found |= self._harmonic(part, ring, second_harmonic(sums[:, i], counts[:, i], own))
         return found
 
     def _profile(self, part: FrameSums, ring: str, sums: FloatArray, counts: FloatArray) -> dict[str, Quantity]:
@@ -103,7 +104,9 @@ def second_harmonic(sums: FloatArray, counts: FloatArray, variance: FloatArray |
     smear = np.sin(width) / width
     model = np.stack([np.ones(n_bins), smear * np.cos(2 * phi), smear * np.sin(2 * phi)], axis=1)
     normal = np.einsum("bi,nb,bj->nij", model, counts.astype(float), model)
-    usable = (np.linalg.cond(normal) < 1e8) & (sums.sum(axis=1) > 0)
+    total = sums.sum(axis=1)
+    left = significant(total, total if variance is None else variance.sum(axis=1))
+    usable = (np.linalg.cond(normal) < 1e8) & left
     inverse = np.linalg.inv(np.where(usable[:, None, None], normal, np.eye(3)))
     a0, c, s = np.einsum("nij,bj,nb->in", inverse, model, sums.astype(float))
     noise = np.einsum("bi,nb,bj->nij", model, (sums if variance is None else variance).astype(float), model)

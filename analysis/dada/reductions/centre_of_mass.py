@@ -54,6 +54,7 @@ class CentreOfMass(Reduction):
     """
 
     name = "centre_of_mass"
+    corrected = False  # what is deflected is the beam, and an empty beam is all beam
 
     def __init__(self, reference: tuple[float, float] | None = None) -> None:
         self.reference = reference

@@ -8,8 +8,10 @@ normalisation s = (flux x time of a frame of the scan) / (flux x time of a frame
 
 Every sum that the kernels make (Itot, moments, bins, ROIs) is linear in I, so the sums are corrected, once per frame,
 and every reduction follows: no frame is made, and what is in the results store serves any T and s. A pixel that dropped
-out of a frame (saturated) takes its part of E with it, as the mean of its bin, ROI or frame. `imax` stays as measured.
-Fits take E as a known background of what was counted, so that they need no positive numbers.
+out of a frame (saturated) takes its part of E with it, as the mean of its bin, ROI or frame. Fits take E as a known
+background of what was counted, so that they need no positive numbers. Orientations are NaN where not three times its
+error is left of the scattering. `imax`, and the centre of mass with all that follows from it, stay as measured: what is
+deflected is the beam itself.
 
 I - E is `emptySub` of Göttingen's nanodiffraction toolbox; the corrections for transmission and flux are those of
 B. R. Pauw, J. Phys.: Condens. Matter 25 (2013) 383201.

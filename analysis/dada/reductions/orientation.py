@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dada.kernels import FrameSums
-from dada.reductions.protocol import FloatArray, Quantity, Reduction, Setup, Tables, divide
+from dada.reductions.protocol import FloatArray, Quantity, Reduction, Setup, Tables, divide, significant
 
 
 def central_moments(sums: FrameSums, centre: tuple[float, float]) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -60,7 +60,9 @@ class Orientation(Reduction):
         return Tables(moments=True)
 
     def finish(self, part: FrameSums) -> dict[str, Quantity]:
-        w, angle, trace = principal_components(*central_moments(part, self.centre))
+        left = significant(part.total, part.variance.total)
+        moments = (np.where(left, values, np.nan) for values in central_moments(part, self.centre))
+        w, angle, trace = principal_components(*moments)
         return {
             "pca_angle": Quantity(angle, "deg", "Orientation of the scattering (PCA)"),
             "pca_w": Quantity(w, "", "Anisotropy of the scattering (PCA)"),

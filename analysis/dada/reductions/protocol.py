@@ -68,6 +68,8 @@ class Reduction(ABC):
     """One family of results. Subclasses say `name` and give `prepare` and `finish`."""
 
     name: ClassVar[str]
+    #: Whether an empty-beam correction makes sense of it: see `empty_beam`.
+    corrected: ClassVar[bool] = True
 
     @abstractmethod
     def prepare(self, setup: Setup) -> Tables:
@@ -146,6 +148,11 @@ def divide(numerator: NDArray[Any], denominator: NDArray[Any], where: NDArray[np
     numerator, denominator = np.broadcast_arrays(np.asarray(numerator, float), np.asarray(denominator, float))
     use = denominator != 0 if where is None else (denominator != 0) & where
     return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=use)
+
+
+def significant(total: NDArray[Any], variance: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether more than three times their error is left of corrected sums; of counts, whether there are any."""
+    return np.asarray((total > 0) & ((total is variance) | (total > 3 * np.sqrt(variance))))
 
 
 def sound(sums: FrameSums, values: NDArray[Any]) -> FloatArray:
