@@ -17,7 +17,7 @@ from bench.demo import FRAMES
 from dada.simulate import Simulation, simulate
 from tests.conftest import need_fuse
 from tests.harness import scans
-from tests.harness.processes import LoggedProcess, wait_until
+from tests.harness.processes import DEADLINE, LoggedProcess, wait_until
 
 DEMO = [sys.executable, "-m", "bench.demo"]
 
@@ -77,12 +77,15 @@ def test_the_mount_stays_until_it_is_told_to_go(tmp_path: Path, env: dict[str, s
     process = LoggedProcess(
         [*DEMO, "--frames", "4", "--keep", "--output", str(tmp_path / "out")], tmp_path / "log", env
     )
-    mnt = Path(process.wait_for_line(r"The mount stays at (\S+) until", deadline=900).group(1))
-    assert os.path.ismount(mnt)
-    with h5py.File(mnt / "scan_master.h5") as master:
-        assert master["entry/data/data_000001"].shape[0] == 4
-    process.process.send_signal(number)
-    assert process.process.wait(60) == 0, process.text()
+    try:
+        mnt = Path(process.wait_for_line(r"The mount stays at (\S+) until", deadline=900).group(1))
+        assert os.path.ismount(mnt)
+        with h5py.File(mnt / "scan_master.h5") as master:
+            assert master["entry/data/data_000001"].shape[0] == 4
+        process.process.send_signal(number)
+        assert process.process.wait(DEADLINE) == 0, process.text()
+    finally:
+        process.stop()
     nothing_is_left(tmp_path)
 
 
