@@ -1,73 +1,80 @@
-"""Which files of a directory are opened ahead, for which order of opens."""
+"""How far ahead frames are read follows how late they come."""
 
 from __future__ import annotations
 
-import random
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
 
-from dadafs.policy.ahead import MOST, NEAR, InOrder
+import pytest
 
-
-def go_through(positions: list[int]) -> list[int]:
-    """Everything that is opened ahead while files are opened in this order; each at most once."""
-    order = InOrder()
-    ahead: list[int] = []
-    for position in positions:
-        wanted = order.opened(position)
-        assert len(wanted) <= MOST
-        assert all(at > position for at in wanted)
-        ahead += wanted
-    return ahead
+from dada import ahead, frames
+from dada.ahead import CALM, FEWEST, MOST, Ahead, ahead_of
+from tests.harness import scans
+from tests.t1_scan_frames import pixels, stretch_of
 
 
-def test_in_order_everything_but_the_first_two_is_opened_ahead_once_and_in_time() -> None:
-    order = InOrder()
-    ahead: set[int] = set()
-    requests = 0
-    for position in range(1000):
-        assert position < 2 or position in ahead
-        wanted = order.opened(position)
-        requests += bool(wanted)
-        assert not ahead.intersection(wanted)
-        ahead.update(wanted)
-    assert requests < 1000 / 16
+def test_the_depth_grows_while_batches_are_late_and_shrinks_when_they_wait() -> None:
+    depth = Ahead()
+    for _ in range(20):
+        depth.came(late=True)
+    assert depth.depth == MOST
+    for _ in range(CALM - 1):
+        depth.came(late=False)
+    assert depth.depth == MOST
+    depth.came(late=False)
+    assert depth.depth == MOST - 1
+    for _ in range(20 * CALM):
+        depth.came(late=False)
+    assert depth.depth == FEWEST
 
 
-def test_one_file_proves_nothing() -> None:
-    assert go_through([7]) == []
+def test_each_file_system_has_its_own_and_the_table_is_bounded() -> None:
+    first = ahead_of(-1)
+    assert ahead_of(-1) is first
+    assert ahead_of(-2) is not first
+    for device in range(-1000, -10):
+        ahead_of(device)
+    assert len(ahead._known) <= ahead._FILE_SYSTEMS
 
 
-def test_here_and_there_opens_nothing_ahead() -> None:
-    shuffled = [position * 5 * NEAR for position in range(100)]
-    random.Random(1).shuffle(shuffled)
-    assert go_through(shuffled) == []
+class Pretended(Future[Any]):
+    """A read that is finished as soon as it is begun, or only when somebody waits for it."""
+
+    def __init__(self, owner: Readers, task: Callable[[], Any]) -> None:
+        super().__init__()
+        self.owner, self.task = owner, task
+
+    def done(self) -> bool:
+        return self.owner.quick
+
+    def result(self, timeout: float | None = None) -> Any:
+        self.owner.under_way -= 1
+        return self.task()
 
 
-def test_the_same_file_again_and_again_opens_nothing_ahead() -> None:
-    assert go_through([3] * 50) == []
+class Readers(Executor):
+    """Counts the reads that were begun and not taken."""
+
+    def __init__(self, quick: bool) -> None:
+        self.quick = quick
+        self.under_way = self.most = 0
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Pretended:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        return Pretended(self, lambda: function(*arguments, **named))
 
 
-def test_backwards_opens_nothing_ahead() -> None:
-    assert go_through(list(range(100, 0, -1))) == []
-
-
-def test_several_workers_share_the_way() -> None:
-    positions = list(range(400))
-    for start in range(0, 400, 4):
-        block = positions[start : start + 4]
-        random.Random(start).shuffle(block)
-        positions[start : start + 4] = block
-    ahead = go_through(positions)
-    assert len(ahead) == len(set(ahead))
-    assert set(range(8, 400)) <= set(ahead)
-
-
-def test_every_other_file_goes_on_too() -> None:
-    assert set(range(8, 200, 2)) <= set(go_through(list(range(0, 200, 2))))
-
-
-def test_a_new_place_begins_anew() -> None:
-    order = InOrder()
-    for position in range(20):
-        order.opened(position)
-    assert not order.opened(5000)
-    assert order.opened(5001) == range(5002, 5006)
+@pytest.mark.parametrize(("quick", "most"), [(True, FEWEST + 1), (False, MOST + 1)])
+def test_a_slow_mount_has_more_reads_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: bool, most: int
+) -> None:
+    monkeypatch.setattr(frames, "BATCH_FRAMES", 1)
+    data = scans.frames(40)
+    stretch = stretch_of(scans.stack(tmp_path / "scan.h5", data))
+    readers = Readers(quick)
+    found = [frame for batch in frames.read_batches(stretch, readers, Ahead()) for frame in batch]
+    assert (pixels(found) == data).all()
+    assert readers.most == most

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import _dada_kernels
 import pytest
 
 from bench import eviction, full_load, policies, traces
@@ -43,6 +44,16 @@ def test_the_whole_job_in_every_state(tmp_path: Path) -> None:
     rows = {row["state"]: row for row in quick("bench.whole_job", tmp_path / "figures.json")}
     assert list(rows) == ["local", "cold", "warm head", "warm node", "results store"]
     assert rows["results store"]["from store"] == 9
+
+
+def test_the_kernels_beside_numpy(tmp_path: Path) -> None:
+    rows = quick("bench.kernels", tmp_path / "figures.json")
+    assert {row["frames"] for row in rows} == {"0.06 counts uint16", "5 counts uint16"}
+    for frames in ("0.06 counts uint16", "5 counts uint16"):
+        times = {row["what"]: row["times_lz4"] for row in rows if row["frames"] == frames}
+        assert times["LZ4 alone"] == 1
+        assert {f"dada, full set, {kernel}" for kernel in _dada_kernels.kernels()} < set(times)
+        assert "h5py + NumPy, full set" in times
 
 
 def test_link_limit_counts_file_content_only() -> None:

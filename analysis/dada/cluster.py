@@ -84,5 +84,5 @@ def _worker_readers() -> ThreadPoolExecutor:
     global _readers
     with _readers_lock:
         if _readers is None:
-            _readers = ThreadPoolExecutor(4 * READS_PER_WORKER)
+            _readers = ThreadPoolExecutor(2 * READS_PER_WORKER)
         return _readers

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from dada import image_files
+from dada.ahead import Ahead, ahead_of
 from dada.chunk_index import BSLZ4, HDF5, LZ4, RAW, ChunkTable, open_hdf5
 from dada.errors import DataChanged
 from dada.kernels import Codec, RawChunk
@@ -65,18 +66,23 @@ class StoredFrame:
         return cls(RawChunk(b"", Codec.NONE), reason, passing)
 
 
-def read_batches(stretch: Stretch, readers: Executor, ahead: int = 2) -> Iterator[list[StoredFrame]]:
-    """The frames of a stretch in order, in batches, with `ahead` batches being read while one is worked on.
+def read_batches(stretch: Stretch, readers: Executor, ahead: Ahead | None = None) -> Iterator[list[StoredFrame]]:
+    """The frames of a stretch in order, in batches, with some batches being read while one is worked on.
+
+    ahead: how many; None as the file system of the stretch wants it.
 
     Raises DataChanged when the file is not, or does not stay, in the state the stretch says (growth apart: a detector
     appends frames and leaves the older ones where they are); OSError when it cannot be opened.
     """
     read = _Stored(stretch) if stretch.table.codec in CODECS else _Decoded(stretch)
+    ahead = ahead or ahead_of(os.fstat(read.fd).st_dev)
     pending: list[Future[list[StoredFrame]]] = []
     try:
-        for frames in _batches(stretch):
+        for number, frames in enumerate(_batches(stretch)):
             pending.append(readers.submit(read.frames, frames))
-            if len(pending) > ahead:
+            while len(pending) > ahead.depth:
+                if number > ahead.depth:  # the very first one has nothing to hide behind
+                    ahead.came(late=not pending[0].done())
                 yield pending.pop(0).result()
         while pending:
             yield pending.pop(0).result()

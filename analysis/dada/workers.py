@@ -21,8 +21,9 @@ from dada.pixel_units import PixelPlan, Unit, UnitSums, compute_unit
 from dada.plan import SumsPlan
 from dada.scan import Scan
 
-#: Reads that are under way for each worker, so that the next batches arrive while one is reduced.
-READS_PER_WORKER = 2
+#: Reads that may be under way for each worker, so that the next batches arrive while one is reduced; `ahead` says how
+#: many are wanted.
+READS_PER_WORKER = 4
 
 
 Plan = SumsPlan | PixelPlan
