@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Site(enum.IntEnum):
-    """Where a request failed. The numbers are stable; docs/administration.md lists them."""
+    """Where a request failed. The numbers are stable; docs/error-sites.md lists them."""
 
     NONE = 0
     ORIGIN_DEADLINE = 101  # the origin did not answer within its deadline
