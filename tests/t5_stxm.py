@@ -286,6 +286,28 @@ def test_what_the_store_holds(simulated: Path, tmp_path: Path) -> None:
     assert json.loads(command("results", "list", "--store", store, "--json").stdout)["records"] == 0
 
 
+def test_a_run_whose_mask_is_not_kept_is_not_exported_with_another(simulated: Path, tmp_path: Path) -> None:
+    mask = np.zeros((361, 345), bool)
+    mask[100:120] = True
+    store = tmp_path / "store"
+    run = dada.stxm(simulated, shape=(ROWS, COLUMNS), mask=mask, store=store, radial_bins=0).run_id
+    done = command("results", "export", run, "-o", tmp_path / "out.h5", "--store", store)
+    assert done.returncode == 2
+    assert "dada recompute" in done.stderr
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_invalid_pixels_are_counted_by_reason_and_frame(tmp_path: Path) -> None:
+    master = scans.legacy(tmp_path, scans.frames(12))
+    np.save(tmp_path / "mask.npy", np.arange(scans.SHAPE[0])[:, None] * np.ones(scans.SHAPE) < 2)
+    stxm(master, "--mask", tmp_path / "mask.npy", "-o", tmp_path / "out.h5", "--no-store", shape="3x4")
+    with h5py.File(tmp_path / "out.h5") as file:
+        mask = json.loads(file["/entry/dada/configuration/data"][()])["mask"]
+        saturated = file["/entry/n_saturated/data"][()]
+    assert mask["by_reason"] == {"gap": 4 * 53, "dead": 1, "noisy": 1, "user's mask": 2 * 53}
+    np.testing.assert_array_equal(saturated.ravel(), [1, 0, 0] * 4)
+
+
 def test_simulate_and_thin_commands(tmp_path: Path) -> None:
     done = command("simulate", tmp_path / "a", "--shape", "2x3", "--detector", "100x120", "--seed", "3")
     assert done.returncode == 0, done.stderr

@@ -198,11 +198,17 @@ def run(
     finally:
         if opened is not None and opened is not store:
             opened.close()
+    write(result, output, png)
+    return result
+
+
+def write(result: Any, output: str | Path | None = None, png: str | Path | None = None) -> None:
+    """Write a result of any kind, and draw it. Raises UserError where that is not possible."""
+    kind = KINDS[result.options.kind]
     if output is not None:
         kind.write(Path(output), result)
     if png is not None:
         kind.draw(Path(png), result)
-    return result
 
 
 def open_results(store: Store) -> ResultsStore | None:

@@ -73,7 +73,13 @@ def export(run: str, output: Path, png: Path | None, store: str | None) -> None:
 
     with _opened(store) as opened:
         _, description = find_run(opened, run)
-        result = api.run(options_of(description["options"]), opened, output, png)
+        result = api.run(options_of(description["options"]), opened)
+        if result.provenance["mask"]["sha256"] != description["mask"]["sha256"]:
+            raise UsageError(
+                f"run {run} had another mask, given as an array or changed since, which the store does not keep; "
+                "use `dada recompute` on the file it wrote"
+            )
+        api.write(result, output, png)
         for line in console.account(result, opened, str(output), png and str(png)):
             console.say(line)
 

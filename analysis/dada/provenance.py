@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dada.kernels import KERNEL_VERSION
+from dada.mask import reasons
 from dada.reductions.protocol import Setup
 from dada.results.keys import run_id
 from dada.results.store import ResultsStore
@@ -40,9 +41,18 @@ def provenance_of(options: Any, scan: Scan, setup: Setup) -> dict[str, Any]:
         "mask": {
             "sha256": hashlib.sha256(np.packbits(setup.mask).tobytes()).hexdigest(),
             "invalid_pixels": int(setup.mask.sum()),
+            "by_reason": _reasons(scan, setup),
         },
         "files": files_of(scan),
     }
+
+
+def _reasons(scan: Scan, setup: Setup) -> dict[str, int]:
+    """Pixels that the detector's mask rules out, for each of its reasons, and those that only the user's masks do."""
+    detector = scan.detector.pixel_mask
+    if detector is None:
+        return {"user's mask": int(setup.mask.sum())}
+    return reasons(detector) | {"user's mask": int((setup.mask & (detector == 0)).sum())}
 
 
 def remembered(provenance: dict[str, Any], store: ResultsStore | None) -> tuple[dict[str, Any], str]:

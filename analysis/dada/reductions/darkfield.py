@@ -19,7 +19,7 @@ from dada.reductions.protocol import Quantity, Reduction, Setup, Tables, sound
 
 
 class Darkfield(Reduction):
-    """itot (counts), imax (largest count) and the number of valid pixels of each frame."""
+    """itot (counts), imax (largest count), and how many pixels of each frame are valid and how many saturated."""
 
     name = "darkfield"
 
@@ -33,6 +33,7 @@ class Darkfield(Reduction):
             "itot": Quantity(sound(part, part.total), "counts", "Sum of all valid pixels (darkfield)"),
             "imax": Quantity(imax, "counts", "Largest valid count"),
             "n_valid": Quantity(sound(part, part.n_valid), "pixels", "Valid pixels"),
+            "n_saturated": Quantity(sound(part, part.n_value_invalid), "pixels", "Unmasked pixels at or above the cut"),
         }
 
 
