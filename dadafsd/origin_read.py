@@ -11,6 +11,7 @@ from dadafs.checksum import block_checksums
 from dadafs.wire.messages import Attr, Version
 from dadafsd.confine import Descriptor
 from dadafsd.export import fstat
+from dadafsd.residency import read_resident
 from dadafsd.sites import Failure, Site
 
 
@@ -55,7 +56,7 @@ def read_piece(
 
 def _read_resident(fd: int, offset: int, length: int) -> bytes:
     data = bytearray(length)
-    if os.preadv(fd, [data], offset, os.RWF_NOWAIT) != length:
+    if read_resident(fd, data, offset) != length:
         raise BlockingIOError
     return bytes(data)
 

@@ -91,7 +91,7 @@ def _sample(reply: Reply) -> bytes | bytearray:
         return b""
     found = bytearray(min(SAMPLE, part.length))
     try:
-        got = os.preadv(part.record.fd, [found], part.offset + (part.length - len(found)) // 2, os.RWF_NOWAIT)
+        got = part.record.read_resident(found, part.offset + (part.length - len(found)) // 2)
     except OSError:
         return b""
     return found if got == len(found) else b""

@@ -20,7 +20,9 @@ from dadafs.checksum import damaged_blocks
 from dadafsd.counters import Counters
 from dadafsd.jobs import Job
 from dadafsd.origin_pool import OriginPool
+from dadafsd.residency import is_resident, read_resident
 from dadafsd.store.record import FragmentKey, Stored
+from dadafsd.store.settings import KIND_RAM
 from dadafsd.store.store import FragmentStore
 from dadafsd.store.verify import Verified
 
@@ -53,12 +55,12 @@ class Record:
         self.stored.close()
 
     def resident(self, offset: int, length: int) -> bool:
-        """Whether bytes from `offset` of the data on are in the page cache: a look at both ends, never waiting."""
-        ends = (self.offset + offset, self.offset + offset + length - 1)
-        try:
-            return all(os.preadv(self.fd, [bytearray(1)], end, os.RWF_NOWAIT) == 1 for end in ends)
-        except OSError:  # EAGAIN: not there; EOPNOTSUPP: this file system cannot say
-            return False
+        """Whether bytes from `offset` of the data on are in the page cache; never waits."""
+        return is_resident(self.fd, self.offset + offset, length, in_memory=self.stored.kind == KIND_RAM)
+
+    def read_resident(self, buffer: bytearray, position: int) -> int:
+        """Fill `buffer` from `position` of the file on; `BlockingIOError` where that would take waiting."""
+        return read_resident(self.fd, buffer, position, in_memory=self.stored.kind == KIND_RAM)
 
     def make_resident(self, offset: int, length: int) -> None:
         """Bring these bytes into the page cache (blocking, for a thread). Raises `OSError`, `EOFError`."""

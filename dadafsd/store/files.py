@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dadafsd.confine import open_at_once
-from dadafsd.filesystem import answers_from_memory
+from dadafsd.filesystem import RAMFS, TMPFS, answers_from_memory, kind
 from dadafsd.store.record import HEADER_SIZE
 
 RECORDS = "fragments"
@@ -86,6 +86,7 @@ class TierFiles:
         self._opened = root
         self._device = os.fstat(root.fd).st_dev
         self._from_memory = answers_from_memory(root.fd)
+        self.in_memory = kind(root.fd) in (TMPFS, RAMFS)  #: whether it has no disk
         for name in (RECORDS, NEW):
             self._mkdir(name)
         self._sweep()

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
+from dadafsd.residency import read_resident
 from dadafsd.store.counts import TierCounts
 from dadafsd.store.files import FAN_OUT, TierFiles
 from dadafsd.store.health import Health, State
@@ -140,7 +141,7 @@ class Tier:
             return None
         try:
             header = bytearray(HEADER_SIZE)
-            os.preadv(fd, [header], 0, os.RWF_NOWAIT)
+            read_resident(fd, header, 0, in_memory=self.files.in_memory)
             checksums = check_header(header, key)
             # The lock is held for longer while the index grows.
             if os.fstat(fd).st_size != DATA_OFFSET + key.length or not self._lock.acquire(blocking=False):
