@@ -111,6 +111,8 @@ class StoreAccess:
         record = self.hot(key)
         try:
             if record is None:
+                if self.store.surely_missing(key):
+                    return None
                 stored, again = await self._pool.run(self._look, key, prefetch=prefetch)
                 if stored is None:
                     return None

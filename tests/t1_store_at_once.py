@@ -91,6 +91,29 @@ def test_the_tier_that_has_it_may_be_the_second(folder: Path) -> None:
         assert missed == len(keys)
 
 
+def test_what_the_index_does_not_know_needs_no_look(folder: Path) -> None:
+    settings = [TierSettings(folder / name, 16 * MIB, name=name) for name in ("one", "other")]
+    with opened(*settings) as store:
+        assert not store.surely_missing(key_of(0)), "nobody has looked through the directories yet"
+        store.housekeep()
+        assert store.surely_missing(key_of(0))
+        with store.tiers[0]._lock:
+            assert not store.surely_missing(key_of(0))
+        assert insert(store, key_of(0))
+        assert not store.surely_missing(key_of(0))
+        store.tiers[1].reading.take_down(0.0)
+        assert not store.surely_missing(key_of(1))
+        assert [tier.counts.misses for tier in store.status()] == [1, 1]
+
+
+def test_a_miss_is_counted_even_while_the_lock_is_taken(folder: Path) -> None:
+    with opened(TierSettings(folder / "cache", 16 * MIB)) as store:
+        with store.tiers[0]._lock:
+            store.tiers[0].passed_by(key_of(0))
+            assert store.tiers[0].counts.misses == 0
+        assert store.status()[0].counts.misses == 1
+
+
 def test_other_file_systems_are_never_asked_in_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filesystem, "kind", lambda place: 0x65735546)
     with opened(TierSettings(tmp_path / "cache", 16 * MIB)) as store:

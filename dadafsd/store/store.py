@@ -122,6 +122,18 @@ class FragmentStore:
             pass
         return None
 
+    def surely_missing(self, key: FragmentKey) -> bool:
+        """Whether no tier has this fragment, as their indexes say; for the loop, and counted as a miss.
+
+        A record that is just being written may be missed: it is then read from the origin once more.
+        """
+        tiers = [tier for level in self._levels_of(key.export) for tier in level]
+        if not self.scanned or not all(tier.knows_missing(key) for tier in tiers):
+            return False
+        for tier in tiers:
+            tier.passed_by(key)
+        return True
+
     def insert(self, key: FragmentKey, data: Buffer, checksums: Sequence[int], *, after_reads: int = 1) -> bool:
         """Keep a fragment with its block checksums; False where no tier kept it (full, down, refused).
 

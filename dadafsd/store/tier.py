@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 from dadafsd.residency import read_resident
@@ -73,6 +74,7 @@ class Tier:
         self._lock = threading.Lock()
         self._in_use: dict[int, int] = {}
         self._condemned: set[int] = set()  # damaged, and could not be deleted
+        self._passed: deque[str] = deque()  # exports of misses that are still to be counted
         self._incoming = 0  # units of inserts on their way
         self._full_until = 0.0
         self._throttled = ThrottledLog(log)
@@ -96,6 +98,7 @@ class Tier:
     def totals(self) -> TierCounts:
         """A copy of the counts, all of one moment."""
         with self._lock:
+            self._count_passed()
             return self.counts.copy()
 
     # --- reading -----------------------------------------------------------------------------------------------
@@ -154,11 +157,28 @@ class Tier:
         finally:
             self._lock.release()
 
+    def knows_missing(self, key: FragmentKey) -> bool:
+        """Whether the index, which must know all (`Housekeeper.scanned`), has no such record; for the loop."""
+        if self.reading.state is not State.NORMAL or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            return key.digest not in self.index
+        finally:
+            self._lock.release()
+
     def passed_by(self, key: FragmentKey) -> None:
-        """Count that `lookup_at_once` found nothing here and went on to another tier, which had it."""
-        with self._lock:
+        """Count a miss that the loop found; where the lock is taken just now, the next one who has it counts."""
+        self._passed.append(key.export)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._count_passed()
+            finally:
+                self._lock.release()
+
+    def _count_passed(self) -> None:
+        while self._passed:
             self.counts.misses += 1
-            self.counts.note(key.export, "miss")
+            self.counts.note(self._passed.popleft(), "miss")
 
     def _hit(self, key: FragmentKey, fd: int, checksums: list[int]) -> Stored:
         """Count what was found; the lock is held."""
