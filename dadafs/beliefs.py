@@ -72,12 +72,11 @@ class Beliefs:
         """What is at `name`, if that is known and may be believed at `now`."""
         belief = directory.names.get(name)
         listing = directory.listing
-        if belief is not None and (listing is None or belief.asked_at > listing.asked_at):
+        found = None
+        if belief is not None and (listing is None or not listing.wanted or belief.asked_at > listing.asked_at):
             found = self._found(belief, now)
-        elif listing is not None:
+        if found is None and listing is not None and (belief is None or belief.asked_at <= listing.asked_at):
             found = self._found_in(directory, listing, name, now)
-        else:
-            return None
         if found is None or found.attr is None or not stat.S_ISDIR(found.attr.mode):
             return found
         child = directory.subdirs.get(name)
@@ -97,6 +96,8 @@ class Beliefs:
         self._use(directory)
         place = listing.find(name)
         if place is None:
+            if not listing.wanted:
+                return None
             return Found(None, None, until, listing.asked_at, listing.generation, leased)
         page, index = place
         attr = page.attr(index)
@@ -113,22 +114,29 @@ class Beliefs:
         return None if own is None or own.asked_at < directory.void_at else self._found(own, now)
 
     def believed_listing(self, directory: Directory, now: float) -> Listing | None:
-        """The complete listing of `directory`, if there is one that may be believed."""
+        """The complete listing of `directory` that a program asked for, if there is one that may be believed."""
         listing = directory.listing
-        if listing is None or self.until(listing.asked_at, listing.generation, listing.leased, now) <= now:
+        if listing is None or not listing.wanted or not self.has_listing(directory, now):
             return None
         self._use(directory)
         return listing
+
+    def has_listing(self, directory: Directory, now: float) -> bool:
+        """Whether there is a listing of `directory` that may be believed, whoever it was for."""
+        listing = directory.listing
+        return listing is not None and self.until(listing.asked_at, listing.generation, listing.leased, now) > now
 
     def remembered(self, directory: Directory, name: bytes) -> tuple[bool, Attr | None]:
         """What was last known to be at `name`, however old: whether anything was, and its attributes."""
         belief = directory.names.get(name)
         listing = directory.listing
-        if belief is not None and (listing is None or belief.asked_at > listing.asked_at):
+        if belief is not None and (listing is None or not listing.wanted or belief.asked_at > listing.asked_at):
             return True, belief.attr
         if listing is None:
             return False, None
         place = listing.find(name)
+        if place is None and not listing.wanted:
+            return False, None
         return True, None if place is None else place[0].attr(place[1])
 
     def learn_own(self, directory: Directory, belief: Belief) -> None:
@@ -153,12 +161,19 @@ class Beliefs:
             self._charge(directory, _BELIEF_SIZE)
 
     def learn_listing(self, directory: Directory, listing: Listing) -> None:
-        """Remember a complete listing; beliefs about single names stay where they are newer."""
+        """Remember a complete listing.
+
+        Beliefs about single names stay where they are newer, or hold for longer than a listing that nobody wanted.
+        """
         self._drop_listing(directory)
         directory.listing = listing
         for page in listing.pages:
             self.hold(page)
-        older = [name for name, belief in directory.names.items() if belief.asked_at <= listing.asked_at]
+        older = [
+            name
+            for name, belief in directory.names.items()
+            if belief.asked_at <= listing.asked_at and (listing.wanted or not belief.leased)
+        ]
         for name in older:
             del directory.names[name]
         self._charge(directory, -_BELIEF_SIZE * len(older))

@@ -70,8 +70,8 @@ class Directories:
             return listing
         return await self.list(directory)
 
-    async def list(self, directory: Directory) -> Listing:
-        """All of `directory`, asked of the head now. Raises OSError."""
+    async def list(self, directory: Directory, *, wanted: bool = True) -> Listing:
+        """All of `directory`, asked of the head now; `wanted` by a program, or to save look-ups. Raises OSError."""
         builder = ListingBuilder()
         answer = await self.session.list_directory(self.tree.path(directory), builder.take)
         listed = answer.value
@@ -80,7 +80,8 @@ class Directories:
             builder.pages,
             asked_at=answer.asked_at,
             generation=answer.generation,
-            leased=listed.leased,
+            leased=listed.leased and wanted,
+            wanted=wanted,
         )
         if answer.asked_at != NEVER:
             self.beliefs.learn_listing(directory, listing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Callable
 
 import trio
 
@@ -58,10 +59,43 @@ class Fetcher:
                 continue
             if extent.key[1] != extent.file.epoch:
                 raise VersionChanged
-            file.settled, file.tier = reply.settled, reply.tier
-            expires = None if reply.settled else asked_at + self._session.leases.freshness
-            return self._cache.finish(extent, reply.checksums, expires)
+            return self._hold(file, extent, reply, asked_at)
         raise OSError(errno.EIO, "damaged data, time and again", os.fsdecode(file.path))
+
+    def fill_now(
+        self, file: RemoteFile, extent: Extent, filled: Callable[[bool | None], None]
+    ) -> Callable[[], bool] | None:
+        """`fill` without a task, where the file has a handle and a data channel takes the request at once; else None.
+
+        `filled` is called once, later, with what `fill` would return, or with None where it has to be filled by `fill`
+        for whatever reason. The function returned gives it up; False where `filled` was called already.
+        """
+        known = Known(extent.file, extent)
+        if known.checksums or not file.has_handle:
+            return None
+        asked_at = trio.current_time()
+        handle, generation = file.held_handle
+
+        def answered(reply: Blocks | None) -> None:
+            whole = reply is not None and reply.sent == (1 << extent.count) - 1
+            filled(self._take(file, extent, reply, known, asked_at) if whole and reply is not None else None)
+
+        request = Read(handle, extent.file.version, extent.fragment, extent.first, extent.count)
+        return self._session.read_now(request, extent.view(), generation, answered)
+
+    def _take(self, file: RemoteFile, extent: Extent, reply: Blocks, known: Known, asked_at: float) -> bool | None:
+        """Hold what came, as `fill` does; None where it is damaged, or of another version."""
+        try:
+            self._verify(extent, reply, known)
+        except Damaged as damage:
+            self._damaged(file, extent, damage, 0)
+            return None
+        return self._hold(file, extent, reply, asked_at) if extent.key[1] == extent.file.epoch else None
+
+    def _hold(self, file: RemoteFile, extent: Extent, reply: Blocks, asked_at: float) -> bool:
+        file.settled, file.tier = reply.settled, reply.tier
+        expires = None if reply.settled else asked_at + self._session.leases.freshness
+        return self._cache.finish(extent, reply.checksums, expires)
 
     async def _ask(self, file: RemoteFile, extent: Extent, known: Known, tried: set[int], deadline: float) -> Blocks:
         """The head's blocks, not verified yet; the file is opened (again) where that is needed."""
@@ -71,7 +105,8 @@ class Fetcher:
             if extent.key[1] != extent.file.epoch:
                 raise VersionChanged
             asked_at = trio.current_time()
-            request = Read(handle, version, extent.fragment, extent.first, extent.count, known.checksums, extent.unread)
+            ahead = extent.prefetched and extent.unread
+            request = Read(handle, version, extent.fragment, extent.first, extent.count, known.checksums, ahead)
             try:
                 reply = await self._session.read(
                     request, extent.view(), generation=generation, deadline=deadline, tried=tried

@@ -191,7 +191,7 @@ class FuseAdapter(pyfuse3.Operations):
         self._explainer = explainer
         self._session = operations.session
         self._squash = Squash(operations, explainer)
-        self.in_place = InPlace(operations, virtual, explainer)
+        self.in_place = InPlace(operations, virtual, explainer, self.read)
         self.guard = Guard(counters, patience=patience, error=pyfuse3.FUSEError, describe=self._describe)
         self.readahead: KernelReadahead | None = None  #: where the kernel's own readahead could not be raised
         self._listed = pyfuse3.EntryAttributes()
@@ -420,4 +420,6 @@ def stop() -> None:
 
 def close(*, unmount: bool) -> None:
     """Let go of the kernel's connection; without `unmount` the path gives errors from now on."""
+    if fuse_session is not None and hasattr(fuse_session, "answer"):
+        fuse_session.answer()  # nothing may answer a request of a session that is gone
     pyfuse3.close(unmount=unmount)

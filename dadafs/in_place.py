@@ -8,12 +8,15 @@ reason: the handler meets it again and tells of it.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+
+import trio
 
 from dadafs.explain import Explainer
 from dadafs.identities import ACCESS_ACL, DEFAULT_ACL, Mapping
 from dadafs.kernel_cache import Told
 from dadafs.kernel_readahead import KernelReadahead
+from dadafs.native import fuse_session
 from dadafs.node import ROOT_ID
 from dadafs.operations import Operations
 from dadafs.virtual_files import FOLDER, VirtualFiles
@@ -21,17 +24,36 @@ from dadafs.virtual_files import FOLDER, VirtualFiles
 NAMES = ("lookup", "getattr", "open", "read", "release", "forget", "getxattr")
 ACLS = {ACCESS_ACL, DEFAULT_ACL}
 _NO_VALUE = {errno.ENODATA, errno.ENOTSUP}
+Data = bytes | memoryview
+
+
+def _nothing(*_: object) -> None:
+    """What an older build of the compiled part has for answers that come later: it asks for none."""
 
 
 class InPlace:
-    """The functions of one mount."""
+    """The functions of one mount. `read` is the guarded handler."""
 
-    def __init__(self, operations: Operations, virtual: VirtualFiles, explainer: Explainer) -> None:
+    def __init__(
+        self,
+        operations: Operations,
+        virtual: VirtualFiles,
+        explainer: Explainer,
+        read: Callable[[int, int, int], Awaitable[Data]],
+    ) -> None:
         self._operations = operations
         self._explainer = explainer
         self._virtual = virtual
         self._session = operations.session
         self.readahead: KernelReadahead | None = None  #: as in the adapter
+        self._read = read
+        self._nursery: trio.Nursery | None = None
+        self._reply: Callable[[object, Data], object] = getattr(fuse_session, "reply", _nothing)
+        self._fail: Callable[[object, int], object] = getattr(fuse_session, "fail", _nothing)
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Reads are answered later from now on; those that need a task after all get one in `nursery`."""
+        self._nursery = nursery
 
     def functions(self) -> dict[str, Callable[..., object]]:
         """By the names that the compiled part gives them."""
@@ -67,14 +89,35 @@ class InPlace:
                 self.readahead.opened(opened[0], node_id, thread)
         return opened
 
-    def read(self, handle: int, offset: int, length: int) -> bytes | memoryview | None:
-        """Bytes of an open file."""
+    def read(self, handle: int, offset: int, length: int, request: object) -> Data | bool | None:
+        """Bytes of an open file, or True where `request` will be answered later."""
         if self._virtual.is_handle(handle):
             return None
         data = self._operations.read_known(handle, offset, length)
+        nursery = self._nursery
         if data is not None and self.readahead is not None:
             self.readahead.read(handle, offset, length)
-        return data
+        if data is not None or nursery is None:
+            return data
+
+        def done(data: memoryview | None) -> None:
+            if data is not None:
+                self._reply(request, data)
+                if self.readahead is not None:
+                    self.readahead.read(handle, offset, length)
+            else:
+                nursery.start_soon(self._by_task, request, handle, offset, length)
+
+        return self._operations.read_later(handle, offset, length, done) or None
+
+    async def _by_task(self, request: object, handle: int, offset: int, length: int) -> None:
+        """Answer a read that could not be answered without a task after all."""
+        try:
+            data = await self._read(handle, offset, length)
+        except Exception as error:  # what the guarded handler raises: it has told of it
+            self._fail(request, getattr(error, "errno", None) or errno.EIO)
+        else:
+            self._reply(request, data)
 
     def release(self, handle: int) -> bool | None:
         """The handle is closed."""

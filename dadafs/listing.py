@@ -104,16 +104,30 @@ class Page:
 
 
 class Listing:
-    """A complete directory: one snapshot, and what it takes to know whether it may be believed."""
+    """A complete directory: one snapshot, and what it takes to know whether it may be believed.
 
-    __slots__ = ("asked_at", "attr", "count", "generation", "leased", "pages")
+    `wanted`: a program asked for it. One that the node took to save look-ups is never leased, and answers only for the
+    names in it: whoever has just made a file and asks for it is not told that there is none.
+    """
 
-    def __init__(self, attr: Attr, pages: Sequence[Page], *, asked_at: float, generation: int, leased: bool) -> None:
+    __slots__ = ("asked_at", "attr", "count", "generation", "leased", "pages", "wanted")
+
+    def __init__(
+        self,
+        attr: Attr,
+        pages: Sequence[Page],
+        *,
+        asked_at: float,
+        generation: int,
+        leased: bool,
+        wanted: bool = True,
+    ) -> None:
         self.attr = attr
         self.pages = tuple(pages)
         self.asked_at = asked_at
         self.generation = generation
         self.leased = leased
+        self.wanted = wanted
         self.count = sum(page.count for page in self.pages)
 
     def find(self, name: bytes) -> tuple[Page, int] | None:

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import trio
@@ -124,16 +124,15 @@ class Operations(Attributes):
         """Ask for `name`, or for the whole directory where more and more of its names are asked for."""
         own = directory.own
         size = own.attr.size if own is not None and own.attr is not None else 0
-        if directory.asked < max(1, size // _BYTES_PER_QUESTION):
+        listed = self.beliefs.has_listing(directory, self.session.now())
+        if listed or directory.asked < max(1, size // _BYTES_PER_QUESTION):
             directory.asked += 1
             return await self._ask(directory, name)
         directory.asked = 0
         try:
-            listing = await self.directories.list(directory)
+            await self.directories.list(directory, wanted=False)
         except OSError:
-            listing = None
-        if listing is None or not listing.leased:
-            directory.asked = float("-inf")  # name by name from now on: what is not leased is soon asked for again
+            directory.asked = float("-inf")  # a name at a time, then
         found = self.beliefs.believed(directory, name, self.session.now())
         return found or await self._ask(directory, name)
 
@@ -291,6 +290,22 @@ class Operations(Attributes):
     def _ends_there(self, node: Node, end: int) -> bool:
         """Whether the kernel surely believes that a file ends at `end`."""
         return node.told is not None and self.truncation.believed(node, end)
+
+    def read_later(self, handle: int, offset: int, length: int, done: Callable[[memoryview | None], None]) -> bool:
+        """`read`, where one request will do, without a task; `done` is called later, see `Reader.read_later`."""
+        opened = self._handles[handle]
+        file, process = opened.file, opened.process
+        begun = self.session.now()
+
+        def taken(data: memoryview | None) -> None:
+            done(data)
+            if data is not None:
+                if not file.settled:
+                    opened.node.doubtful = True
+                if process is not None:
+                    self._note_wait(opened, process, offset, length, self.session.now() - begun)
+
+        return self.reader.read_later(file, opened.streams, offset, length, taken)
 
     async def read(self, handle: int, offset: int, length: int) -> bytes | memoryview:
         """Bytes of an open file; fewer than asked for only at the size that the kernel believes in."""

@@ -57,7 +57,12 @@ class Pushes:
         if change.subtree and child is not None:
             self._beliefs.disbelieve_below(child)
         self._tell_kernel(parent, name, change.attr)
-        if parent.listing is not None or name in parent.names or child is not None:
+        listing = parent.listing
+        listed = listing is not None and (listing.wanted or listing.find(name) is not None)
+        if child is None and listed and listing is not None and not listing.wanted:
+            old = parent.names.get(name)
+            belief.leased = belief.leased and old is not None and old.leased
+        if listed or name in parent.names or child is not None:
             self._beliefs.learn(parent, name, belief)
             self._beliefs.drop_patches(parent)
 

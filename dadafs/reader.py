@@ -18,6 +18,7 @@ import errno
 import logging
 import math
 import os
+from collections.abc import Callable
 
 import trio
 
@@ -25,6 +26,7 @@ from dadafs.cached_file import CachedFile, Extent
 from dadafs.counters import Counters
 from dadafs.fetch import Fetcher, VersionChanged
 from dadafs.flight import Flight, in_flight, landed, missing, taken_off
+from dadafs.late_reads import LateReads
 from dadafs.policy.prefetch import LONGEST_WINDOW, Advice, Streams, likes_both_ends
 from dadafs.ram_cache import PREFETCH_SHARE, RamCache
 from dadafs.remote_file import RemoteFile
@@ -52,6 +54,7 @@ class Reader:
         self._cache = cache
         self._counters = counters
         self._fetcher = Fetcher(session, cache, counters)
+        self._late = LateReads(self._fetcher)
         self._nursery: trio.Nursery | None = None
         self._active: dict[Streams, float] = {}  # streams with a window, and when they last prefetched
         self._pruned_at = 0.0
@@ -61,6 +64,7 @@ class Reader:
     def start(self, nursery: trio.Nursery) -> None:
         """Prefetches run as tasks of `nursery` from now on; without it there is no prefetch."""
         self._nursery = nursery
+        nursery.start_soon(self._late.run)
 
     def _connected(self, connected: bool) -> None:
         """A head may come back with another fragment size: nothing that is held fits any more."""
@@ -161,6 +165,52 @@ class Reader:
         if advice.ranges:
             self._prefetch(file, streams, advice.ranges)
         return data
+
+    def read_later(
+        self, file: RemoteFile, streams: Streams, offset: int, length: int, done: Callable[[memoryview | None], None]
+    ) -> bool:
+        """Begin a read here or there that needs one request, without a task; False where it is not of that kind.
+
+        `done` is called once, later, with the bytes, all `length`, or with None: then `read` has to do it, from the
+        beginning. Reads that continue a stream are left to `read`: most find their bytes prefetched.
+        """
+        now = trio.current_time()
+        end = offset + length
+        if not file.live(now) or not 0 < offset < end <= file.size or streams.goes_on(offset):
+            return False
+        flight = None if self._late.full else self._lone_flight(file, _Wanted(offset, end, end))
+        if flight is None:
+            return False
+        if not self._late.begin(file, flight, lambda kept: self._landed_late(flight, offset, end, kept, done)):
+            flight.error = _Abandoned()
+            self._cache.abandon(flight.extent)
+            landed(file.cached, flight)
+            return False
+        streams.cap = self._share(now)
+        advice = streams.note(offset, length, file.size)
+        if advice.ranges:
+            self._prefetch(file, streams, advice.ranges)
+        return True
+
+    def _landed_late(
+        self, flight: Flight, offset: int, end: int, kept: bool | None, done: Callable[[memoryview | None], None]
+    ) -> None:
+        """A flight without a task is over; `kept` None: it did not arrive."""
+        extent = flight.extent
+        if kept is None:
+            flight.error = _Abandoned()
+            self._cache.abandon(extent)
+            landed(extent.file, flight)
+            done(None)
+            return
+        flight.kept = kept
+        landed(extent.file, flight)
+        self._count(_Wanted(offset, end, end), not kept)
+        assert flight.view is not None
+        start = extent.fragment * self._cache.fragment_size
+        self._cache.used_by_reader(extent, offset - start, end - start)
+        start += extent.first * BLOCK_SIZE
+        done(flight.view[offset - start : end - start])
 
     async def _through_changes(
         self, file: RemoteFile, streams: Streams, offset: int, length: int, advice: Advice, deadline: float

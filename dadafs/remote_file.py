@@ -194,6 +194,11 @@ class RemoteFile:
         """Whether the head holds the file open for this session."""
         return self._handle_generation == self._session.generation
 
+    @property
+    def held_handle(self) -> tuple[int, int]:
+        """The head's handle and the generation it is good in; only where `has_handle`."""
+        return self._handle, self._handle_generation
+
     async def handle(self, deadline: float) -> tuple[int, int]:
         """The head's handle and the generation it is good in; opens the file where there is none."""
         if self._handle_generation != self._session.generation:
@@ -287,6 +292,7 @@ class RemoteFiles:
             return False
         file = self._use(path, attr)
         file.opened(answer, content)
+        file.leased = False  # nobody asked for it: it is believed for `freshness`
         file.ahead = True
         file.close()
         return True

@@ -17,6 +17,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -481,6 +482,53 @@ class Session:
                 return self._received(reply, receiver, trio.current_time() - asked_at)
         raise self._no_answer(b"")
 
+    def read_now(
+        self, read: Read, sink: memoryview, generation: int, answered: Callable[[Blocks | None], None]
+    ) -> Callable[[], bool] | None:
+        """`read` without a task, where a data channel takes the request at once; else None, and nothing was asked.
+
+        `answered` is called once, later, with the blocks (decoded into `sink`, NOT verified), or with None: whatever
+        went wrong, `read` would tell. The function returned gives the read up; False where it was answered already.
+        """
+        slot = self._least_busy(None)
+        if slot is None or slot.channel is None or generation != self.generation:
+            return None
+        channel = slot.channel
+        receiver = _Receiver(sink)
+        asked_at = trio.current_time()
+
+        def settled(reply: Message | None, error: Exception | None) -> None:
+            slot.outstanding = max(0, slot.outstanding - len(sink))
+            blocks: Blocks | Changed | None = None
+            if reply is not None and error is None:
+                with suppress(OSError):
+                    blocks = self._received(reply, receiver, trio.current_time() - asked_at)
+            answered(blocks if isinstance(blocks, Blocks) else None)
+
+        request_id = channel.call_now(read, receiver.take, settled)
+        if request_id is None:
+            return None
+        self.counters.requests += 1
+        slot.outstanding += len(sink)
+
+        def give_up() -> bool:
+            given_up = channel.abandon(request_id)
+            if given_up:
+                slot.outstanding = max(0, slot.outstanding - len(sink))
+            return given_up
+
+        return give_up
+
+    def _least_busy(self, tried: set[int] | None) -> Slot | None:
+        """The data channel that owes the least, of those that are not in `tried`; None where there is none."""
+        best: Slot | None = None
+        for slot in self._links.slots:
+            if slot.channel is None or (tried and slot.number in tried):
+                continue
+            if best is None or slot.outstanding < best.outstanding:
+                best = slot
+        return best
+
     async def _data_channel(self, generation: int, tried: set[int] | None) -> tuple[Slot, RequestChannel]:
         """The data channel that owes the least, preferably one that is not in `tried`."""
         while True:
@@ -488,12 +536,7 @@ class Session:
                 raise OSError(errno.EIO, "the mount is ending")
             if self._links.generation != generation:
                 raise SessionLost
-            best: Slot | None = None
-            for slot in self._links.slots:
-                if slot.channel is None or (tried and slot.number in tried):
-                    continue
-                if best is None or slot.outstanding < best.outstanding:
-                    best = slot
+            best = self._least_busy(tried)
             if best is not None and best.channel is not None:
                 if tried is not None:
                     tried.add(best.number)

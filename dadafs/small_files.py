@@ -1,7 +1,8 @@
 """Opens small files before a program asks for them, while it goes through a directory in order.
 
 A file that was opened ahead is like one that was used a moment ago: the head holds it open for this node, its content
-is in the RAM cache, its attributes are leased. Opening, reading and closing it then needs no round trip.
+is in the RAM cache, its attributes are believed for `freshness`. Opening, reading and closing it then needs no round
+trip. Only what a program asked for by name is believed by its lease for longer.
 """
 
 from __future__ import annotations
@@ -110,9 +111,8 @@ class SmallFiles:
                 self._coming.pop((directory, name), None)
 
     def _learn(self, directory: Directory, name: bytes, answer: Answer[Opened]) -> None:
-        """Believe the attributes that came with an open, unless the same is believed for longer."""
+        """Believe the attributes that came with an open, for `freshness`, unless the same is believed for longer."""
         attr = answer.value.attr
         found = self._beliefs.believed(directory, name, self._session.now())
         if found is None or found.attr != attr or not found.leased:
-            belief = Belief(attr, None, answer.asked_at, answer.generation, answer.value.leased)
-            self._beliefs.learn(directory, name, belief)
+            self._beliefs.learn(directory, name, Belief(attr, None, answer.asked_at, answer.generation, False))

@@ -7,6 +7,9 @@
  * place the next request is taken at once where there is one, or comes within some microseconds: a program that reads a
  * file sends one after the other. After `TURN_NS` at most the loop has its turn.
  *
+ * A read may also be answered later: where the function returns True it has kept the request that it was given, and calls
+ * `reply` or `fail` with it, once. A request that is dropped without that is answered with EIO, so nobody waits for ever.
+ *
  * Everything happens in the thread of the loop, which holds the interpreter's lock. Where the symbols of libfuse cannot
  * be found, or pyfuse3 was built in another way, nothing of this is called and everything works as it does without.
  */
@@ -30,6 +33,7 @@ static PyObject *callables[COUNT];
 static struct fuse_lowlevel_ops inner;
 static int in_place;             /* whether the request processed last was answered here */
 static unsigned long long total; /* requests answered here */
+static uintptr_t mount_number;   /* requests of another mount than this one are gone */
 
 /* --- Python's answers ------------------------------------------------------------------------------------------ */
 
@@ -47,6 +51,74 @@ static PyObject *ask(int which, PyObject *arguments)
         PyErr_Clear(); /* the handler proper meets the same error and tells of it */
     return answer;
 }
+
+/* --- requests that are answered later ---------------------------------------------------------------------------- */
+
+#define WAITING "dadafs request"
+#define ANSWERED "dadafs request that was answered"
+
+/* The request in `capsule`, which is from now on an answered one; NULL where it was answered, or its mount is gone. */
+static fuse_req_t taken(PyObject *capsule)
+{
+    fuse_req_t req = NULL;
+
+    if (PyCapsule_IsValid(capsule, WAITING)) {
+        if ((uintptr_t)PyCapsule_GetContext(capsule) == mount_number)
+            req = PyCapsule_GetPointer(capsule, WAITING);
+        PyCapsule_SetName(capsule, ANSWERED);
+    }
+    return req;
+}
+
+static void dropped(PyObject *capsule)
+{
+    fuse_req_t req = taken(capsule);
+
+    if (req)
+        fuse_reply_err(req, EIO);
+}
+
+static PyObject *request_of(fuse_req_t req)
+{
+    PyObject *capsule = PyCapsule_New(req, WAITING, dropped);
+
+    if (capsule)
+        PyCapsule_SetContext(capsule, (void *)mount_number);
+    return capsule;
+}
+
+PyObject *answers_reply(PyObject *module, PyObject *arguments)
+{
+    PyObject *capsule;
+    Py_buffer data;
+    fuse_req_t req;
+
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "Oy*", &capsule, &data))
+        return NULL;
+    req = taken(capsule);
+    if (req)
+        fuse_reply_buf(req, data.buf, (size_t)data.len);
+    PyBuffer_Release(&data);
+    return PyBool_FromLong(req != NULL);
+}
+
+PyObject *answers_fail(PyObject *module, PyObject *arguments)
+{
+    PyObject *capsule;
+    fuse_req_t req;
+    int number;
+
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "Oi", &capsule, &number))
+        return NULL;
+    req = taken(capsule);
+    if (req)
+        fuse_reply_err(req, number);
+    return PyBool_FromLong(req != NULL);
+}
+
+/* --- handlers: help ------------------------------------------------------------------------------------------------ */
 
 static void answered(void)
 {
@@ -152,10 +224,22 @@ static void open_(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static void read_(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
 {
-    unsigned long long handle = fi->fh;
-    PyObject *answer = ask(READ, Py_BuildValue("(KLn)", handle, (long long)offset, (Py_ssize_t)size));
+    PyObject *request = request_of(req), *answer = NULL;
     Py_buffer data;
 
+    if (request)
+        answer = ask(READ, Py_BuildValue("(KLnO)", (unsigned long long)fi->fh, (long long)offset, (Py_ssize_t)size,
+                                         request));
+    if (answer == Py_True) {
+        answered(); /* or will be */
+        Py_DECREF(answer);
+        Py_DECREF(request);
+        return;
+    }
+    if (request)
+        taken(request);
+    else
+        PyErr_Clear();
     if (answer && PyObject_GetBuffer(answer, &data, PyBUF_CONTIG_RO) == 0) {
         fuse_reply_buf(req, data.buf, (size_t)data.len);
         PyBuffer_Release(&data);
@@ -164,6 +248,7 @@ static void read_(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, str
         PyErr_Clear();
         inner.read(req, ino, size, offset, fi);
     }
+    Py_XDECREF(request);
     Py_XDECREF(answer);
 }
 
@@ -315,6 +400,7 @@ PyObject *answers_set(PyObject *module, PyObject *arguments, PyObject *keywords)
         PyErr_SetString(PyExc_TypeError, "answer() takes keyword arguments only");
         return NULL;
     }
+    mount_number++;
     for (int i = 0; i < COUNT; i++) {
         PyObject *callable = keywords ? PyDict_GetItemString(keywords, names[i]) : NULL;
         Py_XINCREF(callable);

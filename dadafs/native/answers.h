@@ -15,6 +15,10 @@ void answers_install(struct fuse_lowlevel_ops *ops);
 /* answer(**callables), of the module. */
 PyObject *answers_set(PyObject *module, PyObject *arguments, PyObject *names);
 
+/* reply(request, data), fail(request, errno), of the module. */
+PyObject *answers_reply(PyObject *module, PyObject *arguments);
+PyObject *answers_fail(PyObject *module, PyObject *arguments);
+
 /* answered() -> requests answered in place so far, of the module. */
 PyObject *answers_count(PyObject *module, PyObject *unused);
 

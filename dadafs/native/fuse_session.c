@@ -164,7 +164,10 @@ static PyMethodDef methods[] = {
     {"negotiated", negotiated, METH_NOARGS, "What the last session asked for, or None where none was negotiated."},
     {"answer", (PyCFunction)(void (*)(void))answers_set, METH_VARARGS | METH_KEYWORDS,
      "answer(lookup=, getattr=, open=, read=, release=, forget=): plain functions that answer requests in place, or\n"
-     "return None; those left out are taken back. See answers.c."},
+     "return None; those left out are taken back, and requests that were kept are void. See answers.c."},
+    {"reply", answers_reply, METH_VARARGS,
+     "reply(request, data): answer a read that was kept; whether it could still be answered."},
+    {"fail", answers_fail, METH_VARARGS, "fail(request, errno): the same, with an error."},
     {"answered", answers_count, METH_NOARGS, "How many requests were answered in place so far."},
     {NULL, NULL, 0, NULL}};
 

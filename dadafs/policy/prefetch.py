@@ -83,6 +83,10 @@ class Streams:
         small = offset == 0 and size <= self.fragment_size
         return Advice(reach=size if small else end, ranges=ranges)
 
+    def goes_on(self, offset: int) -> bool:
+        """Whether a read at `offset` would continue a stream."""
+        return self._continued(offset) is not None
+
     def _strides_on(self, offset: int, end: int, size: int) -> list[tuple[int, int]]:
         """What a learned stride wants; a chunk that the kernel reads in pieces is as long as its stream ran."""
         if end - offset < SHORTEST_STRIDDEN:

@@ -202,6 +202,19 @@ class Channel:
         finally:
             self._sending.release()
 
+    def send_now(self, kind: Kind, request_id: int, message: Message) -> bool:
+        """Send a frame without payload where that needs no waiting; False where nothing was sent."""
+        if self._closed is not None or self._credit < 0 or self._sending.locked():
+            return False
+        head = frame.pack(kind, request_id, encode(message), 0)
+        try:
+            sent = self._try_send([memoryview(head)], 0)
+        except ChannelClosed:
+            return False
+        if 0 < sent < len(head):
+            self.close("a send was interrupted in the middle of a frame")
+        return sent == len(head)
+
     async def send_file(
         self, kind: Kind, request_id: int, message: Message, fd: int, segments: Sequence[tuple[int, int]]
     ) -> None:

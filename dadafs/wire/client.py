@@ -42,6 +42,23 @@ class _Waiting:
             trio.lowlevel.reschedule(task)
 
 
+#: Called as answered(reply, error): one of the two is None.
+Answered = Callable[[Message | None, Exception | None], None]
+
+
+class _Called(_Waiting):
+    """One call that nobody waits for: a function is called with its reply."""
+
+    __slots__ = ("_answered",)
+
+    def __init__(self, sink: Sink, answered: Answered) -> None:
+        super().__init__(sink)
+        self._answered = answered
+
+    def settle(self) -> None:
+        self._answered(self.reply, self.error)
+
+
 class RequestChannel:
     """Calls and pushes over one authenticated channel. `run` must be running for calls to be answered.
 
@@ -91,13 +108,31 @@ class RequestChannel:
         assert waiting.reply is not None
         return waiting.reply
 
+    def call_now(self, request: Message, sink: Sink, answered: Answered) -> int | None:
+        """`call` without a task: send `request` if that needs no waiting; its id, or None where nothing was sent.
+
+        `answered`, which must not raise, is called once, later, by whoever receives or closes: with the reply, its
+        payload received, or with what `call` would raise.
+        """
+        request_id = self._next_id()
+        if not self.channel.send_now(Kind.REQUEST, request_id, request):
+            return None
+        self._waiting[request_id] = _Called(sink, answered)
+        return request_id
+
+    def abandon(self, request_id: int) -> bool:
+        """Give up a call begun with `call_now`: `answered` will not be called. False where it was already."""
+        if self._waiting.pop(request_id, None) is None:
+            return False
+        self._abandoned.add(request_id)
+        if self._receiving == request_id:
+            self.channel.divert()
+        return True
+
     async def _park(self, request_id: int, waiting: _Waiting) -> None:
         def abandon(_: object) -> trio.lowlevel.Abort:
             waiting.task = None
-            if self._waiting.pop(request_id, None) is not None:
-                self._abandoned.add(request_id)
-            if self._receiving == request_id:
-                self.channel.divert()
+            self.abandon(request_id)
             return trio.lowlevel.Abort.SUCCEEDED
 
         waiting.task = trio.lowlevel.current_task()

@@ -170,6 +170,10 @@ class TlsChannel(Channel):
         self._credit -= received
         return received
 
+    def send_now(self, kind: Kind, request_id: int, message: Message) -> bool:
+        """Never: a piece that OpenSSL refused has to be offered again."""
+        return False
+
     async def _writable(self, deadline: float, *, untouched: bool = False) -> None:
         """Nothing is ever untouched: OpenSSL may have sent part of a record that it reported as refused."""
         await super()._writable(deadline, untouched=False)
