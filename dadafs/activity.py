@@ -5,6 +5,7 @@ A process is known by who opened a file: the kernel does not say for whom it rea
 
 from __future__ import annotations
 
+import os
 import time
 from collections import OrderedDict, deque
 from pathlib import Path
@@ -20,6 +21,8 @@ REPORTED = 8
 PROCESS = "process "
 #: Rates that the head is told are those of about so many seconds.
 INTERVAL = 2.0
+#: What the mount's own helper is called.
+HELPER = "(reading ahead)"
 
 
 class Process:
@@ -88,7 +91,8 @@ class Activity:
         try:
             text = (self._proc / str(thread) / "status").read_text(errors="backslashreplace")
             fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-            return int(fields["Tgid"]), int(fields["Uid"].split()[0]), fields["Name"].strip()
+            helper = int(fields["PPid"]) == os.getpid()  # touches pages for readers (dadafs/kernel_readahead.py)
+            return int(fields["Tgid"]), int(fields["Uid"].split()[0]), HELPER if helper else fields["Name"].strip()
         except (OSError, ValueError, KeyError, IndexError):
             return thread, -1, "?"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from dadafs.mount_options import SCHEMA
 from dadafs.settings import Settings
 
 
-def status(proc: Path, thread: int, pid: int, uid: int = 1000, name: str = "python3") -> None:
+def status(proc: Path, thread: int, pid: int, uid: int = 1000, parent: int = 1) -> None:
     (proc / str(thread)).mkdir()
-    (proc / str(thread) / "status").write_text(f"Name:\t{name}\nTgid:\t{pid}\nUid:\t{uid}\t0\t0\t0\n")
+    text = f"Name:\tpython3\nTgid:\t{pid}\nPPid:\t{parent}\nUid:\t{uid}\t0\t0\t0\n"
+    (proc / str(thread) / "status").write_text(text)
 
 
 def test_threads_belong_to_their_process(tmp_path: Path) -> None:
@@ -27,6 +29,11 @@ def test_threads_belong_to_their_process(tmp_path: Path) -> None:
     assert processes.process(11) is processes.process(10)
     found = processes.process(10)
     assert (found.pid, found.uid, found.command) == (10, 1000, "python3")
+
+
+def test_the_helper_of_the_mount_goes_by_its_own_name(tmp_path: Path) -> None:
+    status(tmp_path, 10, 10, parent=os.getpid())
+    assert Activity(tmp_path).process(10).command == activity.HELPER
 
 
 @pytest.mark.parametrize("text", ["", "Name\n", "Tgid:\tx\n", "Tgid:\t1\nUid:\t\n"])

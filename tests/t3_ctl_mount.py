@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from dadafs.activity import HELPER
 from tests.conftest import Mounted
 from tests.harness.processes import wait_until
 
@@ -42,14 +43,16 @@ def test_a_process_is_known_with_what_it_read_and_waited_for(served: Mounted) ->
     subprocess.run(["/bin/cat", str(file)], check=True, capture_output=True)
     for words in (("explain", str(file)), ("explain", str(served.mnt / "scan"))):
         reads = answer(*words)["reads"]
-        assert {read["command"] for read in reads} == {"cat"}
+        commands = {read["command"] for read in reads}
+        assert commands - {HELPER} == {"cat"}
         assert {read["path"] for read in reads} == {"scan/file"}
         assert {read["tier"] for read in reads} <= {"origin", "memory", "ssd"}
     assert "cat" in ctl("explain", str(file)).stdout
     assert answer("explain", str(served.mnt / "other"))["reads"] == []
     after = answer("top", str(served.mnt), "--count", "1", "--interval", "50ms")["after"]
     (cat,) = (one for one in after["processes"] if one["command"] == "cat")
-    assert cat["bytes"] == 3 * MIB
+    whole = sum(one["bytes"] for one in after["processes"])
+    assert whole >= 3 * MIB, "some of it read ahead, where the kernel may not be told to"
     assert 0 < cat["waits"] <= cat["reads"]
     assert "who reads" in ctl("top", str(served.mnt), "--count", "1", "--interval", "50ms").stdout
 
