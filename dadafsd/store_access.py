@@ -34,6 +34,9 @@ HOT_RECORDS = 256
 HOT_SECONDS = 10.0
 #: One look a block is enough: the kernel reads ahead by more.
 RESIDENT_STEP = 64 * 1024
+#: A record that is kept open is copied into memory when it is used again after so many seconds: one reader who goes
+#: through it piece by piece has used it once.
+APART = 5.0
 #: Records waiting to be copied into memory at most.
 PROMOTIONS = 32
 
@@ -41,7 +44,7 @@ PROMOTIONS = 32
 class Record:
     """A stored fragment with an open descriptor, closed when the last reference goes."""
 
-    __slots__ = ("checksums", "fd", "length", "offset", "stored", "used")
+    __slots__ = ("checksums", "fd", "found_at", "length", "offset", "promotable", "stored", "used")
 
     def __init__(self, stored: Stored, now: float) -> None:
         self.stored = stored
@@ -49,7 +52,8 @@ class Record:
         self.offset = stored.offset
         self.length = stored.length
         self.checksums = list(stored.checksums)
-        self.used = now
+        self.used = self.found_at = now
+        self.promotable = False  # there is memory that it could be copied into
 
     def __del__(self) -> None:
         self.stored.close()
@@ -92,8 +96,10 @@ class StoreAccess:
         """A record that is open already."""
         record = self._hot.get(key)
         if record is not None:
-            record.used = trio.current_time()
+            now = record.used = trio.current_time()
             self._hot.move_to_end(key)
+            if record.promotable and now - record.found_at > APART:
+                self._promote_later(key, record)
         return record
 
     def at_hand(self, key: FragmentKey) -> Record | None:
@@ -233,7 +239,14 @@ class StoreAccess:
     def _found(self, key: FragmentKey, record: Record, again: bool) -> None:
         """Keep a record open, and have it copied into memory where it was found `again`."""
         self._keep(key, record)
-        if again and len(self._promoted) < PROMOTIONS:
+        record.found_at = record.used
+        record.promotable = self.store.has_memory_above(key.export, record.stored.tier)
+        if again:
+            self._promote_later(key, record)
+
+    def _promote_later(self, key: FragmentKey, record: Record) -> None:
+        record.promotable = False
+        if len(self._promoted) < PROMOTIONS:
             self._promoted[key] = record
             self._wake.set()
 

@@ -151,10 +151,12 @@ class FragmentStore:
 
         Scans go through once, so they do not push out what is read again and again.
         """
-        levels = self._levels_of(key.export)
-        if len(levels) < 2 or any(one.name == tier for one in levels[0]):
-            return False
-        return self._promotion.admit(key.digest, 2)
+        return self.has_memory_above(key.export, tier) and self._promotion.admit(key.digest, 2)
+
+    def has_memory_above(self, export: str, tier: str) -> bool:
+        """Whether an export uses a tier in memory, and `tier` is none of those."""
+        levels = self._levels_of(export)
+        return len(levels) > 1 and all(one.name != tier for one in levels[0])
 
     def promote(self, key: FragmentKey, data: Buffer, checksums: Sequence[int]) -> bool:
         """Keep a fragment in memory too; whether it was kept."""
