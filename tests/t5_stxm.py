@@ -153,6 +153,16 @@ def test_a_result_is_computed_again_from_its_own_file(simulated: Path, tmp_path:
         np.testing.assert_array_equal(values, second[name])
 
 
+def test_computing_again_says_when_the_data_changed(tmp_path: Path) -> None:
+    master = scans.legacy(tmp_path / "scan", scans.frames(12), per_file=5)
+    stxm(master, "-o", tmp_path / "a.h5", "--no-store", shape="3x4")
+    again = ("recompute", tmp_path / "a.h5", "-o", tmp_path / "b.h5", "--no-store")
+    assert "not in the state" not in command(*again).stderr
+    with (tmp_path / "scan" / "scan_data_000002.h5").open("ab") as file:
+        file.write(b"more")
+    assert "1 data files are not in the state from which" in command(*again).stderr
+
+
 def test_python_has_the_same_names(simulated: Path, tmp_path: Path) -> None:
     result = dada.stxm(
         simulated, shape=(ROWS, COLUMNS), center=(180, 170), rings={"near": (10, 40)}, store=tmp_path, jobs=1

@@ -20,7 +20,7 @@ from dada.frame_analysis import FramesResult
 from dada.frame_options import AverageOptions, CompositeOptions
 from dada.grid import ScanGrid
 from dada.kinds import KINDS, Options, options_of
-from dada.nexus import read_options
+from dada.nexus import read_provenance
 from dada.options import DEFAULT_RADIAL_BINS, Ring, StxmOptions
 from dada.results.store import ResultsStore, open_store
 from dada.scan import Scan
@@ -171,8 +171,8 @@ def recompute(
     notify: Callback = lambda progress: None,
 ) -> StxmResult | FramesResult:
     """Compute a result again from its own file: same parameters, same mask; `scan`: where the scan is now."""
-    description, mask = read_options(Path(result))
-    options = options_of(description)
+    provenance, mask = read_provenance(Path(result))
+    options = options_of(provenance["options"])
     if scan is not None:
         options = replace(options, scan=str(scan))
     return run(options, store, output, png, jobs, cluster, notify, mask)

@@ -77,12 +77,17 @@ def recompute(result: str, scan: str | None, **given: Any) -> None:
     """Compute RESULT, a file that one of these commands wrote, again from what it says about itself."""
     from dataclasses import replace
 
+    from dada.console import say
     from dada.kinds import options_of
-    from dada.nexus import read_options
+    from dada.nexus import read_provenance
+    from dada.provenance import changed_files
 
-    description, mask = read_options(Path(result))
-    options = options_of(description)
-    run(replace(options, scan=scan) if scan else options, mask, given)
+    before, mask = read_provenance(Path(result))
+    options = options_of(before["options"])
+    now = run(replace(options, scan=scan) if scan else options, mask, given)
+    changed = changed_files(before, now.provenance)
+    if changed:
+        say(f"{changed} data files are not in the state from which {result} was made")
 
 
 @dada.command()

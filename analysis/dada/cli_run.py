@@ -86,8 +86,8 @@ def grid_of(given: dict[str, Any]) -> ScanGrid:
     )
 
 
-def run(options: Options, mask: Any, given: dict[str, Any]) -> None:
-    """Run an analysis, show how it goes and say what came of it."""
+def run(options: Options, mask: Any, given: dict[str, Any]) -> Any:
+    """Run an analysis, show how it goes and say what came of it; gives the result."""
     from dada import api, console
 
     store = None if given["no_store"] else api.open_results(given["store"])
@@ -101,6 +101,7 @@ def run(options: Options, mask: Any, given: dict[str, Any]) -> None:
             console.say(line)
         if given["as_json"]:
             click.echo(json.dumps(console.as_json(result, store, output, png)))
+        return result
     finally:
         if store is not None:
             store.close()

@@ -117,7 +117,7 @@ def _write_scan_axes(group: h5py.Group, result: StxmResult) -> None:
 
 
 def write_process(entry: h5py.Group, result: Result) -> None:
-    """How it was made: what `read_options` reads back, and the frames that could not be used."""
+    """How it was made: what `read_provenance` reads back, and the frames that could not be used."""
     process = group_of(entry, "dada", "NXprocess")
     process["program"] = "dada"
     process["version"] = result.provenance["version"]
@@ -227,17 +227,17 @@ def _pyfai_configuration(geometry: Geometry | None, n_radial: int, axis: str) ->
     }
 
 
-def read_options(path: Path) -> tuple[Mapping[str, Any], np.ndarray]:
-    """How a result was made: the description of its options and its mask (rows, columns) bool. Raises DataError."""
+def read_provenance(path: Path) -> tuple[Mapping[str, Any], np.ndarray]:
+    """How a result was made: its provenance and its mask (rows, columns) bool. Raises DataError."""
     try:
         with h5py.File(path, "r", locking=False) as file:
-            provenance: Mapping[str, Any] = json.loads(file[f"{_PROCESS}/configuration/data"][()])
+            provenance = dict(json.loads(file[f"{_PROCESS}/configuration/data"][()]))
             mask = file[f"{_PROCESS}/mask"][()].astype(bool)
     except FileNotFoundError:
         raise DataError(f"{path} is not there; give a file that `dada -o` wrote") from None
     except (OSError, KeyError, ValueError) as error:
         raise DataError(f"{path} is not a result of dada ({error}); give a file that `dada -o` wrote") from None
-    return dict(provenance["options"]), mask
+    return provenance, mask
 
 
 def group_of(parent: h5py.Group, name: str, kind: str) -> h5py.Group:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
+import itertools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,12 @@ def remembered(provenance: dict[str, Any], store: ResultsStore | None) -> tuple[
     if store is not None:
         store.remember_run(name, provenance)
     return provenance, name
+
+
+def changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> int:
+    """How many data files of a scan have another version than they had, or were added or are gone."""
+    old, new = ([tuple(version or ()) for *_, version in provenance["files"]] for provenance in (before, now))
+    return sum(a != b for a, b in itertools.zip_longest(old, new))
 
 
 def files_of(scan: Scan) -> list[Any]:
