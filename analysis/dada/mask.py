@@ -51,7 +51,8 @@ def cut_of(dtype: DTypeLike, saturation: int | None) -> int:
 
 def reasons(pixel_mask: NDArray[np.unsignedinteger]) -> dict[str, int]:
     """How many pixels a detector's mask rules out for each reason; a pixel may have several."""
-    found = {REASONS.get(bit, f"bit {bit}"): int(np.count_nonzero(pixel_mask >> bit & 1)) for bit in range(32)}
+    flagged = pixel_mask[pixel_mask != 0]  # few of millions
+    found = {REASONS.get(bit, f"bit {bit}"): int(np.count_nonzero(flagged >> bit & 1)) for bit in range(32)}
     return {reason: count for reason, count in found.items() if count}
 
 
