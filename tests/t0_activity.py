@@ -101,7 +101,8 @@ def test_names_of_files_are_for_their_readers_and_for_the_owner(
 
 
 def test_only_the_owner_changes_settings(control: Control) -> None:
-    for command in ("set", "reset", "log"):
+    assert control.answer({"command": "log"}, 54_321) == {"lines": ["line"]}
+    for command in ("set", "reset"):
         with pytest.raises(UserError, match="Only root"):
             control.answer({"command": command, "name": "ram_cache", "value": "64MiB"}, 54_321)
     assert control.answer({"command": "set", "name": "ram-cache", "value": "64MiB"}, 0)["setting"]["value"] == "64MiB"
