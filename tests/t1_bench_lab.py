@@ -113,7 +113,8 @@ def test_namespaces_reach_each_other_and_go_away() -> None:
             code = f"import socket; socket.create_connection(({address!r}, 9), 20)"
             answer = subprocess.run(side.command(side.python("-c", code)), capture_output=True, text=True, check=False)
             assert "ConnectionRefusedError" in answer.stderr  # somebody is there, and nobody listens
-        shown = subprocess.run(["tc", "-n", net.head, "qdisc"], capture_output=True, text=True, check=True).stdout
+        shaped = ["nsenter", f"--net=/run/netns/{net.head}", "tc", "qdisc"]
+        shown = subprocess.run(shaped, capture_output=True, text=True, check=True).stdout
         assert shown.count("tbf") == 2
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
     assert net.head not in listed

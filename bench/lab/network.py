@@ -14,16 +14,22 @@ import subprocess
 from collections.abc import Iterator
 
 PREFIX = "dadabench"
+NAMESPACES = "/run/netns"
 HEAD_ADDRESS = "10.77.0.1"
 #: Token bucket of a shaped link: two milliseconds at 1 Gbit/s, several full GSO packets.
 BURST = "256kb"
 LATENCY = "50ms"
 
 
-def _ip(*arguments: str) -> None:
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+
+
+def _inside(namespace: str, *command: str) -> None:
+    """Run `command` in `namespace`; not with `ip -n`, which also wants / to be a mount point (a chroot has none)."""
+    _run(["nsenter", f"--net={NAMESPACES}/{namespace}", "--", *command])
 
 
 def remove_left_over() -> list[str]:
@@ -72,35 +78,32 @@ class Network:
         return self.nodes > 1
 
     def _make_head(self) -> None:
-        _ip("netns", "add", self.head)
-        _ip("-n", self.head, "link", "set", "lo", "up")
+        _run(["ip", "netns", "add", self.head])
+        _inside(self.head, "ip", "link", "set", "lo", "up")
         if self._bridged:
-            _ip("-n", self.head, "link", "add", "bridge0", "type", "bridge")
-            _ip("-n", self.head, "address", "add", f"{HEAD_ADDRESS}/16", "dev", "bridge0")
-            _ip("-n", self.head, "link", "set", "bridge0", "up")
+            _inside(self.head, "ip", "link", "add", "bridge0", "type", "bridge")
+            _inside(self.head, "ip", "address", "add", f"{HEAD_ADDRESS}/16", "dev", "bridge0")
+            _inside(self.head, "ip", "link", "set", "bridge0", "up")
 
     def _make_node(self, node: int) -> None:
         name, port = self.node_names[node], f"port{node}"
-        _ip("netns", "add", name)
-        _ip("-n", name, "link", "set", "lo", "up")
-        _ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", self.head)
-        _ip("-n", name, "address", "add", f"{node_address(node)}/16", "dev", "eth0")
+        _run(["ip", "netns", "add", name])
+        _inside(name, "ip", "link", "set", "lo", "up")
+        _inside(name, "ip", "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", self.head)
+        _inside(name, "ip", "address", "add", f"{node_address(node)}/16", "dev", "eth0")
         if self._bridged:
-            _ip("-n", self.head, "link", "set", port, "master", "bridge0")
+            _inside(self.head, "ip", "link", "set", port, "master", "bridge0")
         else:
-            _ip("-n", self.head, "address", "add", f"{HEAD_ADDRESS}/16", "dev", port)
-        _ip("-n", self.head, "link", "set", port, "up")
-        _ip("-n", name, "link", "set", "eth0", "up")
+            _inside(self.head, "ip", "address", "add", f"{HEAD_ADDRESS}/16", "dev", port)
+        _inside(self.head, "ip", "link", "set", port, "up")
+        _inside(name, "ip", "link", "set", "eth0", "up")
         if self.rate:
             self._shape(self.head, port)
             self._shape(name, "eth0")
 
     def _shape(self, namespace: str, interface: str) -> None:
-        command = ["tc", "-n", namespace, "qdisc", "add", "dev", interface, "root", "tbf"]
-        command += ["rate", str(self.rate), "burst", BURST, "latency", LATENCY]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"cannot shape {interface} to {self.rate}: {done.stderr.strip()}")
+        bucket = ["rate", str(self.rate), "burst", BURST, "latency", LATENCY]
+        _inside(namespace, "tc", "qdisc", "add", "dev", interface, "root", "tbf", *bucket)
 
 
 @contextlib.contextmanager
