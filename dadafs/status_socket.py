@@ -145,21 +145,30 @@ def ask(
 
     Blocks no longer than `patience`.
     """
+    refused: tuple[Path, OSError] | None = None
     for path in places(device):
         if path.exists():
             try:
                 answer = _ask(path, {"command": command, **(fields or {})}, patience)
+            except ConnectionRefusedError as problem:
+                refused = path, problem  # left behind by an earlier mount; the right one may be in another place
+                continue
             except (OSError, ValueError) as problem:
-                raise UserError(
-                    f"The mount process does not answer on {path} ({problem}); see whether it still runs.",
-                    ExitCode.UNREACHABLE,
-                ) from None
+                raise _silent(path, problem) from None
             if isinstance(answer.get("error"), str):
                 raise UserError(answer["error"])
             return answer
+    if refused is not None:
+        raise _silent(*refused)
     raise UserError(
         f"There is no socket of a mount process for device {device}; it has ended, or belongs to another user.",
         ExitCode.UNREACHABLE,
+    )
+
+
+def _silent(path: Path, problem: Exception) -> UserError:
+    return UserError(
+        f"The mount process does not answer on {path} ({problem}); see whether it still runs.", ExitCode.UNREACHABLE
     )
 
 

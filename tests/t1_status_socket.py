@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
+import pytest
 import trio
 import trio.testing
 
-from dadafs.status_socket import answers, serve
+from dadafs.status_socket import answers, ask, serve, socket_path
 
 
 async def _until_it_answers(path: Path) -> None:
@@ -53,6 +55,25 @@ def test_it_is_started_once_it_can_be_asked(tmp_path: Path) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(serve, path, lambda: {"who": "us"})
             assert await trio.to_thread.run_sync(answers, path)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_a_socket_that_an_earlier_mount_left_does_not_hide_the_right_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Device numbers are used again: by a mount of root after one of this user that was killed."""
+    stale, right = (socket_path("0:42", tmp_path / name) for name in ("mine", "roots"))
+    stale.parent.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as left_behind:
+        left_behind.bind(str(stale))
+    monkeypatch.setattr("dadafs.status_socket.places", lambda _: [stale, right])
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve, right, lambda: {"who": "root"})
+            assert await trio.to_thread.run_sync(ask, "0:42") == {"who": "root"}
             nursery.cancel_scope.cancel()
 
     trio.run(main)
