@@ -100,7 +100,7 @@ def test_a_killed_mount_process_is_replaced(head: HeadProcess, mnt: Path) -> Non
     node = supervised(head, mnt)
     for _ in range(2):
         os.kill(node, signal.SIGKILL)
-        wait_until(lambda: came_back(mnt, node), "another process serves the mount")  # noqa: B023
+        wait_until(lambda: came_back(mnt, node), "another process serves the mount", 4 * DEADLINE)  # noqa: B023
         assert (mnt / "one").read_bytes() == CONTENT
         node = serving(mnt)
     supervisor = parent(node)
@@ -110,13 +110,13 @@ def test_a_killed_mount_process_is_replaced(head: HeadProcess, mnt: Path) -> Non
 
 
 def test_a_stuck_mount_process_is_cut_off_and_replaced(head: HeadProcess, mnt: Path) -> None:
-    node = supervised(head, mnt, "watchdog=10s")
+    node = supervised(head, mnt, "watchdog=15s")
     with blocked_reader(mnt / "one", node) as reader:
         out, err = reader.communicate(timeout=4 * DEADLINE)
     assert reader.returncode != 0
     assert out == b""
     assert b"Error" in err  # the reader was told; it does not wait in the kernel
-    wait_until(lambda: came_back(mnt, node), "another process serves the mount")
+    wait_until(lambda: came_back(mnt, node), "another process serves the mount", 4 * DEADLINE)
     assert (mnt / "one").read_bytes() == CONTENT
     assert not is_running(node)
 
@@ -126,7 +126,7 @@ def test_an_aborted_connection_comes_back(head: HeadProcess, mnt: Path) -> None:
     need_fusectl(mnt)
     done = dadafs("abort", mnt)
     assert done.returncode == 0, done.stderr
-    wait_until(lambda: came_back(mnt, node), "another process serves the mount")
+    wait_until(lambda: came_back(mnt, node), "another process serves the mount", 4 * DEADLINE)
     assert (mnt / "one").read_bytes() == CONTENT
 
 
