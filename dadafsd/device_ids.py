@@ -3,16 +3,18 @@
 `st_dev` of an NFS mount is the next free number when it is mounted, that of a disk depends on the order in which it was
 found. A cache whose keys held them would be cold after a reboot. A file system is therefore known by, in this order,
 
-1. the server and the file system id that an NFS server gives (/proc/fs/nfsfs/volumes),
-2. its UUID, where udev lists it (/dev/disk/by-uuid),
-3. its `f_fsid`, which ext4, btrfs and ZFS make of a UUID (XFS of the device number, so it needs 2.),
-4. and by its device number where none of these is known.
+1. the server and the file system id that an NFS server gives (/proc/fs/nfsfs/volumes, hidden by `ProcSubset=pid`),
+2. what was mounted from another machine, as `filer:/volume` (/proc/self/mountinfo),
+3. its UUID, where udev lists it (/dev/disk/by-uuid, hidden by `PrivateDevices=yes`),
+4. the UUID that XFS tells who asks, or `f_fsid`, which ext4, btrfs and ZFS make of theirs (XFS of the device number),
+5. and by its device number where none of these is known.
 
 Two file systems with one name (a copied disk) would share their inode numbers: the second keeps its device number.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 from pathlib import Path
@@ -23,6 +25,10 @@ from dadafs import mount_table
 
 VOLUMES = Path("/proc/fs/nfsfs/volumes")
 UUIDS = Path("/dev/disk/by-uuid")
+#: File systems of other machines, whose source in the mount table says which one it is.
+NETWORK = {"nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "beegfs", "gpfs", "afs"}
+#: XFS_IOC_FSGEOMETRY_V1, the size of what it fills in, and where the UUID is in that.
+_XFS_GEOMETRY, _XFS_SIZE, _XFS_UUID = 0x80705864, 112, slice(64, 80)
 #: No device number is that large.
 _MARK = 1 << 62
 
@@ -53,7 +59,7 @@ def find_name(
 ) -> str | None:
     """What stays the same about a file system; None where nothing is known to."""
     text = f"{os.major(dev)}:{os.minor(dev)}"
-    return _nfs(text, volumes) or _uuid(dev, uuids) or _fsid(dev, text, table)
+    return _nfs(text, volumes) or _source(text, table) or _uuid(dev, uuids) or _fsid(dev, text, table)
 
 
 def _nfs(device: str, volumes: Path) -> str | None:
@@ -67,6 +73,15 @@ def _nfs(device: str, volumes: Path) -> str | None:
         if len(fields) > max(server, number, fsid) and fields[number] == device:
             return f"nfs {fields[server]} {fields[fsid]}"
     return None
+
+
+def _source(device: str, table: Path) -> str | None:
+    """Several mounts may share one file system: then the first by name, whatever the order in which they were made."""
+    try:
+        found = [f"{each.fstype} {each.source}" for each in mount_table.mounts(table) if each.device == device]
+    except (OSError, ValueError, IndexError):
+        return None
+    return min((name for name in found if name.split()[0] in NETWORK), default=None)
 
 
 def _uuid(dev: int, uuids: Path) -> str | None:
@@ -85,11 +100,24 @@ def _uuid(dev: int, uuids: Path) -> str | None:
 
 def _fsid(dev: int, device: str, table: Path) -> str | None:
     try:
-        places = [mount.mountpoint for mount in mount_table.mounts(table) if mount.device == device]
-        for place in places:
-            if os.stat(place).st_dev == dev:  # nothing else is mounted over it
-                fsid = os.statvfs(place).f_fsid
-                return f"fsid {fsid:x}" if fsid else None
+        for mount in mount_table.mounts(table):
+            place = mount.mountpoint
+            if mount.device != device or os.stat(place).st_dev != dev:  # something else is mounted over it
+                continue
+            if mount.fstype == "xfs":
+                return f"xfs {_xfs_uuid(place).hex()}"
+            fsid = os.statvfs(place).f_fsid
+            return f"fsid {fsid:x}" if fsid else None
     except OSError:
         pass
     return None
+
+
+def _xfs_uuid(place: str) -> bytes:
+    geometry = bytearray(_XFS_SIZE)
+    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, _XFS_GEOMETRY, geometry)
+    finally:
+        os.close(fd)
+    return bytes(geometry[_XFS_UUID])

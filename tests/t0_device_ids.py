@@ -39,6 +39,20 @@ def test_an_nfs_mount_is_known_by_server_and_file_system(volumes: Path) -> None:
     assert find_name(os.makedev(0, 45), volumes, MISSING, MISSING) is None
 
 
+def test_where_that_table_is_hidden_it_is_known_by_what_was_mounted(tmp_path: Path) -> None:
+    """As below systemd's ProcSubset=pid."""
+    table = tmp_path / "mountinfo"
+    lines = [
+        "36 25 0:46 / /srv/nfs/b rw,relatime shared:1 - nfs4 filer:/vol/b rw,vers=4.2",
+        "37 25 0:46 / /srv/nfs/a rw,relatime shared:2 - nfs4 filer:/vol/a rw,vers=4.2",
+        "38 25 0:47 / /nowhere/at/all rw,relatime shared:3 - tmpfs filer:/vol/c rw",
+    ]
+    for order in (lines, lines[::-1]):
+        table.write_text("\n".join(order) + "\n")
+        assert find_name(os.makedev(0, 46), MISSING, MISSING, table) == "nfs4 filer:/vol/a"
+        assert find_name(os.makedev(0, 47), MISSING, MISSING, table) is None
+
+
 @pytest.mark.parametrize("text", ["", "nonsense\n", "DEV FSID\n0:45\n", VOLUMES.replace("no", "")])
 def test_a_table_that_looks_otherwise_is_survived(tmp_path: Path, text: str) -> None:
     (tmp_path / "volumes").write_text(text)
