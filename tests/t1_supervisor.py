@@ -18,16 +18,16 @@ logging.basicConfig(filename=sys.argv[2], level="INFO", format="%(levelname)s %(
 def serve(options, lifeline, replacing):
     {body}
 reader, writer = os.pipe()
-options = resolve("head:/data", {mountpoint!r}, dash_o=("watchdog=2s",))
+options = resolve("head:/data", {mountpoint!r}, dash_o=("watchdog={watchdog}",))
 code = Supervisor(options, serve, _Answer(writer)).run(DeadMount())
 os.write(int(sys.argv[1]), b"answer %s exit %d" % (os.read(reader, 4096), code))
 """
 
 
-def supervise(body: str, tmp_path: Path) -> tuple[str, str]:
+def supervise(body: str, tmp_path: Path, watchdog: str = "2s") -> tuple[str, str]:
     """What whoever mounts is told, with the exit code; and the log."""
     result, log = tmp_path / "result", tmp_path / "log"
-    program = _PROGRAM.format(body=body, mountpoint=str(tmp_path / "mnt"))
+    program = _PROGRAM.format(body=body, mountpoint=str(tmp_path / "mnt"), watchdog=watchdog)
     with result.open("wb") as told:
         subprocess.run(
             [sys.executable, "-c", program, str(told.fileno()), str(log)],
@@ -68,3 +68,15 @@ def test_a_process_without_a_sign_of_life_is_killed(stuck: str, tmp_path: Path) 
 def test_a_killed_process_whose_mount_is_gone_is_not_replaced(tmp_path: Path) -> None:
     told, _ = supervise("lifeline.serving('0:99999'); os.kill(os.getpid(), signal.SIGKILL)", tmp_path)
     assert told.endswith("exit 0")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_a_signal_for_the_mount_may_be_sent_to_its_supervisor(name: str, tmp_path: Path) -> None:
+    """SIGUSR1 makes the process show its stacks, SIGTERM makes it unmount."""
+    serve = (
+        f"signal.signal(signal.{name}, lambda *_: (os.write(2, b'heard of it\\n'), os._exit(0)));"
+        f" lifeline.serving('0:99999'); os.kill(os.getppid(), signal.{name}); time.sleep(3600)"
+    )
+    told, log = supervise(serve, tmp_path, watchdog="200s")
+    assert told.endswith("exit 0")
+    assert ": heard of it" in log
