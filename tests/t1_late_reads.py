@@ -92,6 +92,28 @@ def test_what_it_fetched_is_kept_for_the_next_reader() -> None:
     with_file(test)
 
 
+def test_memory_is_given_back_with_the_answers() -> None:
+    async def main() -> None:
+        async with scripted_node(FILES, freshness=1000.0, budget=2 * MIB) as (_, node):
+            file = await node.open(b"big")
+            await settle()
+            await node.read(file, 0, 10)
+            streams = node.reader.open_streams(file)
+            choose = random.Random(6)
+            begun = 0
+            for _ in range(300):
+                offset = choose.randrange(1, len(BIG) - 70_000)
+                late = Late(node, file, streams, offset, 4096)
+                if late.begun:
+                    begun += 1
+                    await until(lambda late=late: late.answers, "an answer")
+                    assert late.answers == [BIG[offset : offset + 4096]]
+                assert node.cache.used <= node.cache.budget
+            assert begun > 50
+
+    run(main)
+
+
 def test_readers_that_wait_for_the_same_blocks_get_them() -> None:
     async def test(head: ScriptedHead, node: ScriptedNode, file: RemoteFile, streams: Streams) -> None:
         gate = trio.Event()

@@ -31,7 +31,8 @@ enum { LOOKUP, GETATTR, OPEN, READ, RELEASE, FORGET, GETXATTR, COUNT };
 static const char *const names[COUNT] = {"lookup", "getattr", "open", "read", "release", "forget", "getxattr"};
 static PyObject *callables[COUNT];
 static struct fuse_lowlevel_ops inner;
-static int in_place;             /* whether the request processed last was answered here */
+static int in_place;             /* whether the request processed last was answered here, or will be */
+static int awaited;              /* whether a program now has what it takes to send the next one */
 static unsigned long long total; /* requests answered here */
 static uintptr_t mount_number;   /* requests of another mount than this one are gone */
 
@@ -122,7 +123,7 @@ PyObject *answers_fail(PyObject *module, PyObject *arguments)
 
 static void answered(void)
 {
-    in_place = 1;
+    in_place = awaited = 1;
     total++;
 }
 
@@ -231,7 +232,8 @@ static void read_(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, str
         answer = ask(READ, Py_BuildValue("(KLnO)", (unsigned long long)fi->fh, (long long)offset, (Py_ssize_t)size,
                                          request));
     if (answer == Py_True) {
-        answered(); /* or will be */
+        answered();
+        awaited = 0; /* it will be: the program still waits, and so does its reply on the way */
         Py_DECREF(answer);
         Py_DECREF(request);
         return;
@@ -335,8 +337,8 @@ static int have_company(void)
     return known;
 }
 
-/* Whether there is another request, now or within `WATCH_NS`. */
-static int another(int fd)
+/* Whether there is another request, now or, with `patience`, within `WATCH_NS`. */
+static int another(int fd, int patience)
 {
     static unsigned disappointed; /* so often in a row */
     struct pollfd waiting = {.fd = fd, .events = POLLIN};
@@ -344,7 +346,7 @@ static int another(int fd)
 
     if (poll(&waiting, 1, 0) > 0)
         return (waiting.revents & POLLIN) != 0;
-    if (!have_company())
+    if (!patience || !have_company())
         return 0;
     if (disappointed >= DISCOURAGED && disappointed % NOW_AND_THEN) {
         disappointed++;
@@ -383,7 +385,7 @@ fuse_session_process_buf(struct fuse_session *session, const struct fuse_buf *re
     if (!in_place || !receive)
         return;
     end = now_ns() + TURN_NS;
-    while (in_place && now_ns() < end && !fuse_session_exited(session) && another(fuse_session_fd(session))) {
+    while (in_place && now_ns() < end && !fuse_session_exited(session) && another(fuse_session_fd(session), awaited)) {
         if (receive(session, &next) <= 0)
             return; /* interrupted, or the end: pyfuse3 will see it as well */
         in_place = 0;
