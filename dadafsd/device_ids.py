@@ -36,12 +36,15 @@ _lock = threading.Lock()
 _ids: dict[int, int] = {}
 
 
-def device_id(dev: int) -> int:
-    """The lasting number of the file system that has device number `dev` now. The first call for each may block."""
+def device_id(dev: int, fd: int = -1) -> int:
+    """The lasting number of the file system that has device number `dev` now. The first call for each may block.
+
+    `fd` is a descriptor on it, if there is one: a btrfs subvolume has a number that is in no table.
+    """
     known = _ids.get(dev)
     if known is not None:
         return known
-    name = find_name(dev)
+    name = find_name(dev) or (_fsid_of(fd) if fd >= 0 else None)
     with _lock:
         number = dev if name is None else xxh3_64_intdigest(name.encode()) >> 2 | _MARK
         if number in _ids.values():
@@ -111,6 +114,14 @@ def _fsid(dev: int, device: str, table: Path) -> str | None:
     except OSError:
         pass
     return None
+
+
+def _fsid_of(fd: int) -> str | None:
+    try:
+        fsid = os.fstatvfs(fd).f_fsid
+    except OSError:
+        return None
+    return f"fsid {fsid:x}" if fsid else None
 
 
 def _xfs_uuid(place: str) -> bytes:

@@ -76,7 +76,7 @@ class Export:
         self.remote = filesystem.remote(root.fd)
         self.has_acls = _has_acls(root.fd)
         self._from_memory = filesystem.answers_from_memory(root.fd)
-        device_id(os.fstat(root.fd).st_dev)  # while nobody waits, and as the user that the head was started by
+        device_id(os.fstat(root.fd).st_dev, root.fd)  # while nobody waits, and as the user that the head was started by
 
     def lstat(self, path: bytes, *, wait: bool = True) -> tuple[Attr, bytes | None]:
         """Attributes of `path` itself, and the text of a symbolic link."""
