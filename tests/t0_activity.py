@@ -16,8 +16,9 @@ from dadafs.mount_options import SCHEMA
 from dadafs.settings import Settings
 
 
-def status(proc: Path, thread: int, pid: int, uid: int = 1000, parent: int = 1) -> None:
+def status(proc: Path, thread: int, pid: int, uid: int = 1000, parent: int | None = None) -> None:
     (proc / str(thread)).mkdir()
+    parent = os.getpid() + 1 if parent is None else parent  # somebody else; in a container we may be process 1
     text = f"Name:\tpython3\nTgid:\t{pid}\nPPid:\t{parent}\nUid:\t{uid}\t0\t0\t0\n"
     (proc / str(thread) / "status").write_text(text)
 

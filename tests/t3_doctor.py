@@ -23,14 +23,11 @@ from tests.t3_mount_life import dadafs
 def test_a_healthy_mount(mounted: Mounted) -> None:
     done = dadafs("doctor", mounted.mnt, "--json")
     findings = json.loads(done.stdout)
-    readahead_is_roots = os.geteuid() != 0  # and the doctor rightly says so
-    states = {
-        finding["state"]
-        for finding in findings
-        if "settings could not be raised" not in finding["what"]
-        and not (readahead_is_roots and "read_ahead_kb" in finding["advice"])
-    }
-    assert states == {"ok"}, done.stdout
+    wrong = [finding for finding in findings if finding["state"] != "ok"]
+    if os.geteuid() != 0:  # what only root can set right, and the doctor rightly says so
+        wrong = [finding for finding in wrong if "root" not in finding["advice"]]
+    wrong = [finding for finding in wrong if "settings could not be raised" not in finding["what"]]
+    assert not wrong, done.stdout
     assert any(mounted.head.address in finding["what"] for finding in findings)
 
 
