@@ -21,7 +21,7 @@ from dadafsd.policy.keeping import parse_rules
 from dadafsd.store import TierSettings
 
 DEFAULT_PORT = 7070
-METRICS_PORT = 9470
+METRICS_PORT = 9107
 CONFIG_FILE = Path("/etc/dadafs/dadafsd.toml")
 MIB = 1 << 20
 

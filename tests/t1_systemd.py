@@ -6,11 +6,17 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-UNITS = Path(__file__).resolve().parent.parent / "systemd"
+from dadafsd.config import METRICS_PORT
+from tests.conftest import REPOSITORY
+
+UNITS = REPOSITORY / "systemd"
 
 
 def analyze(*words: str) -> str:
@@ -86,3 +92,32 @@ def test_the_example_configuration_is_accepted(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "0.0.0.0:7070" in done.stdout
     assert "beamline = /srv/nfs/beamline" in done.stdout
+
+
+def example() -> dict[str, Any]:
+    """The example configuration, with the tables that stand there as comments."""
+    text = (UNITS / "dadafsd.toml.example").read_text()
+    head, marker, rest = text.partition("# [[tier]]\n")
+    assert marker
+    return tomllib.loads(head + re.sub("(?m)^# ", "", marker + rest))
+
+
+def test_the_head_may_write_to_every_tier_of_the_example() -> None:
+    writable = {path.lstrip("-") for line in settings("dadafsd.service", "ReadWritePaths") for path in line.split()}
+    tiers = [tier["directory"] for tier in example()["tier"]]
+    assert len(tiers) == 2
+    for directory in tiers:
+        assert directory in writable
+    assert all(path.startswith("-") for line in settings("dadafsd.service", "ReadWritePaths") for path in line.split())
+
+
+def test_the_ports_of_metrics_are_the_same_everywhere() -> None:
+    jobs = yaml.safe_load((REPOSITORY / "docs" / "monitoring" / "prometheus.yml").read_text())["scrape_configs"]
+    scraped = {
+        job["job_name"]: {target.rpartition(":")[2] for group in job["static_configs"] for target in group["targets"]}
+        for job in jobs
+    }
+    assert scraped["dadafsd"] == {str(METRICS_PORT)}
+    assert example()["metrics"] == f"0.0.0.0:{METRICS_PORT}", "Prometheus comes from another machine"
+    (listen,) = settings("dadafs-metrics.service", "Environment")
+    assert scraped["dadafs"] == {listen.rpartition(":")[2]}

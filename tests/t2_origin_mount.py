@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -70,8 +71,8 @@ def test_a_cache_longer_than_freshness_is_a_warning(
     said = [line for line in head.text().splitlines() if "is mounted" in line]
     assert len([line for line in said if "WARNING" in line]) == 2
     assert "believed for 60 s (files) and 60 s (directories)" in said[0]
-    admin = client.Head(str(head.admin_socket))
-    (export,) = admin.ask("status")["exports"]
+    with closing(client.Head(str(head.admin_socket))) as admin:
+        (export,) = admin.ask("status")["exports"]
     assert len(export["mounted"]) == 4
     argv = [sys.executable, "-m", "dadafs.ctl", "--socket", str(head.admin_socket), "status"]
     shown = subprocess.run(
@@ -79,7 +80,8 @@ def test_a_cache_longer_than_freshness_is_a_warning(
     )
     assert "actimeo=1" in shown.stdout
     table.write_text(LINE.format(tmp_path.resolve() / "real", GOOD))  # mounted anew
-    (export,) = admin.ask("status")["exports"]
+    with closing(client.Head(str(head.admin_socket))) as admin:
+        (export,) = admin.ask("status")["exports"]
     assert export["mounted"] == []
 
 

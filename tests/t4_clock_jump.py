@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,13 +131,13 @@ def already_open_has(file: io.FileIO, content: bytes) -> bool:
 def test_pins_keep_what_is_left_of_their_time(place: Place, expected_log: ExpectedLog, hours: int) -> None:
     expected_log.add("the clock was set by")
     (place.tree / "file").write_bytes(b"a" * SIZE)
-    head = client.Head(str(place.head.admin_socket))
-    head.ask("pin", path="file", seconds=HOURS, warm=False)
-    place.clock.set(hours * HOURS)
-    for _ in range(2):
-        (pin,) = head.ask("pins")["pins"]
-        left = pin["until"] - (time.time() + hours * HOURS)
-        assert 0 < left <= HOURS
+    with closing(client.Head(str(place.head.admin_socket))) as head:
+        head.ask("pin", path="file", seconds=HOURS, warm=False)
+        place.clock.set(hours * HOURS)
+        for _ in range(2):
+            (pin,) = head.ask("pins")["pins"]
+            left = pin["until"] - (time.time() + hours * HOURS)
+            assert 0 < left <= HOURS
 
 
 def test_steps_of_the_clock_are_told_from_its_being_set_right() -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,8 @@ def test_a_head_serves_what_it_has_open_says_why_it_cannot_open_more_and_recover
             wait_until(lambda n=number: same(mount.mountpoint / f"file{n}", tree / f"file{n}"), "all is well again")
         second = MountProcess(tmp_path / "second", head.address, "data", tmp_path / "second.log")
         assert same(second.mountpoint / "file2", tree / "file2")
-        (tier,) = client.Head(str(head.admin_socket)).ask("status")["tiers"]
+        with closing(client.Head(str(head.admin_socket))) as admin:
+            (tier,) = admin.ask("status")["tiers"]
         assert tier["state"] == "normal", "the disk has done nothing wrong"
     finally:
         if second is not None:
