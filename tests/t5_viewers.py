@@ -1,5 +1,6 @@
 """Other programs open what `dada stxm` writes: pyFAI's diffraction-map viewer with its own reader and, where there is a
-Qt, on an invisible screen; silx with its NXdata reader is in `t5_stxm_family.py`.
+Qt, on an invisible screen; silx with its NXdata reader is in `t5_stxm_family.py`. What H5Web needs is known from
+having opened these files in it.
 """
 
 from __future__ import annotations
@@ -63,6 +64,21 @@ def test_the_reader_of_pyfais_viewer(result: Path, expected_log: ExpectedLog) ->
         assert q.max() == pytest.approx(radial[-1], abs=radial[1] - radial[0])
         images = [file["/entry_0000/measurement"][name] for name in sorted(file["/entry_0000/measurement"])]
         assert [len(stack) for stack in images] == [8, 8, 3]
+
+
+def test_every_dataset_opens_without_a_plugin(result: Path) -> None:
+    """A browser's HDF5 (H5Web) has gzip, and refuses what h5py could also compress with."""
+    chunked = {}
+
+    def look(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset) and item.chunks:
+            properties = item.id.get_create_plist()
+            chunked[name] = {properties.get_filter(number)[0] for number in range(properties.get_nfilters())}
+
+    with h5py.File(result) as file:
+        file["/entry"].visititems(look)
+    assert {"iq/data", "pyFAI/result/intensity", "dada/mask"} <= set(chunked)
+    assert set().union(*chunked.values()) == {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}
 
 
 _OPEN = """

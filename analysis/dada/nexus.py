@@ -41,6 +41,9 @@ class Result(Protocol):
     damaged: Sequence[DamagedFrame]
 
 
+#: The only compression that every reader of HDF5 has: H5Web in a browser refuses h5py's lzf.
+_DEFLATED: Mapping[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+
 #: Maps that are a point's whole curve over q, by name of the reduction's quantity.
 _RADIAL = "iq"
 
@@ -93,7 +96,7 @@ def _write_map(entry: h5py.Group, name: str, item: Map, result: StxmResult) -> N
     group.attrs["signal"] = "data"
     group.attrs["axes"] = ["slow", "fast", *(axis for axis, _, _ in item.axes)]
     group["title"] = item.long_name
-    kind = "spectrum" if item.axes else "image"
+    kind = "spectrum" if len(item.axes) == 1 else "image"
     data = group.create_dataset("data", data=item.values, **_compression(item.values))
     data.attrs["units"] = item.unit
     data.attrs["long_name"] = f"{item.long_name} ({item.unit})" if item.unit else item.long_name
@@ -171,7 +174,7 @@ def _write_diffmap(entry: h5py.Group, result: StxmResult) -> None:
     data.attrs["signal"] = "map"
     data.attrs["axes"] = [axis, "slow", "fast"]
     intensity = _without_gaps(item.values)
-    data.create_dataset("intensity", data=intensity, chunks=(1, nx, n_radial), compression="lzf", fillvalue=np.nan)
+    data.create_dataset("intensity", data=intensity, chunks=(1, nx, n_radial), fillvalue=np.nan, **_DEFLATED)
     data["intensity"].attrs["interpretation"] = "spectrum"
     _transposed_view(data, intensity.shape)
     data[axis] = radial
@@ -248,4 +251,4 @@ def group_of(parent: h5py.Group, name: str, kind: str) -> h5py.Group:
 
 
 def _compression(values: np.ndarray) -> dict[str, Any]:
-    return {"compression": "lzf", "chunks": (1, *values.shape[1:])} if values.ndim > 2 else {}
+    return {"chunks": (1, *values.shape[1:]), **_DEFLATED} if values.ndim > 2 else {}
