@@ -129,6 +129,11 @@ class CachedFile:
             for row in table.values():
                 yield from row
 
+    @property
+    def readable(self) -> int:
+        """Bytes that can be read without asking anybody: those of the current version."""
+        return sum(extent.length for row in self.fragments.values() for extent in row)
+
     def add(self, extent: Extent) -> None:
         """Hold `extent` as current (or stale, as it says)."""
         table = self.stale if extent.state is State.STALE else self.fragments

@@ -181,7 +181,8 @@ class Explainer:
         return values
 
     def _tiers(self, attr: Attr, file: RemoteFile | None) -> str:
-        held = 0 if file is None else sum(extent.length for extent in file.cached.extents())
+        cached = self._operations.files.cache.find((attr.dev, attr.ino))  # also of a file closed long ago
+        held = cached.readable if cached is not None and cached.version == attr.version else 0
         return f"node-ram={held}/{attr.size}"
 
 

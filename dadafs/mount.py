@@ -20,6 +20,7 @@ from dadafs.control import Control
 from dadafs.counters import Counters
 from dadafs.errors import ExitCode, UserError
 from dadafs.explain import Explainer
+from dadafs.held import Held
 from dadafs.kernel_readahead import KernelReadahead, keepable
 from dadafs.lifeline import Lifeline
 from dadafs.logs import set_up_logging
@@ -182,7 +183,7 @@ class MountProcess:
             for task in (files.run, notices.run, operations.watch):
                 nursery.start_soon(task)
             with self._metrics(report):
-                await self._serve(nursery, adapter, report, self._control(operations, cache).answer)
+                await self._serve(nursery, adapter, report, self._control(operations, cache, nursery).answer)
             await session.stop()
             nursery.cancel_scope.cancel()
 
@@ -219,7 +220,7 @@ class MountProcess:
         rows = self._options.settings.explain()
         return "".join(f"{row.name:<18} {row.value or '-':<20} # {row.source}\n" for row in rows).encode()
 
-    def _control(self, operations: Operations, cache: RamCache) -> Control:
+    def _control(self, operations: Operations, cache: RamCache, nursery: trio.Nursery) -> Control:
         """What may be asked and changed while the mount serves."""
 
         def read_ahead(size: int) -> None:
@@ -236,6 +237,8 @@ class MountProcess:
                 "ram_cache": lambda size: setattr(cache, "budget", size),
                 "read_ahead": read_ahead,
             },
+            Held(cache, operations.files, operations.tree).below,
+            nursery,
         )
 
     def _report(self, session: Session, operations: Operations, cache: RamCache) -> Report:

@@ -107,6 +107,14 @@ class RamCache:
         file.users += 1
         return file
 
+    def find(self, identity: tuple[int, int]) -> CachedFile | None:
+        """What is held of the file with this (device, inode), if anything is; not counted as a use."""
+        return self._files.get(identity)
+
+    def files(self) -> list[CachedFile]:
+        """All files of which something is held, or that somebody uses."""
+        return list(self._files.values())
+
     def leave(self, file: CachedFile) -> None:
         """One use of `file` ends; what is held of it stays until it is evicted."""
         file.users -= 1

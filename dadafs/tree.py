@@ -130,6 +130,14 @@ class Tree:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return self.path(*place)
 
+    def path_of_object(self, dev: int, ino: int) -> bytes | None:
+        """Where the object `(dev, ino)` was last seen; None where the kernel does not know it (any more)."""
+        node_id = self._foreign.get((dev, ino), ino if dev == self.root.dev else 0)
+        try:
+            return self.path_of(node_id)
+        except OSError:
+            return None
+
     def _link(self, directory: Directory, name: bytes, node: Node) -> None:
         """Remember that `node` was seen at `name`; a directory has one name, a file may have several."""
         link = (directory, name)

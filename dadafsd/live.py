@@ -64,10 +64,19 @@ class LiveSettings:
         else:
             self._settings.schema.find(name, "get")
 
+    def _canonical(self, name: str) -> str:
+        """The one name of a setting that may be written with `-` for `_`. Raises UserError for an unknown one."""
+        if name.startswith("tier."):
+            return name
+        if name.startswith("export."):
+            return "export.{}.{}".format(*self._export_setting(name))
+        return self._settings.schema.find(name, "set").name
+
     def change(self, name: str, raw: object, seconds: float | None = None) -> dict[str, Any]:
         """Change a value, for `seconds` where given. Raises UserError."""
         if seconds is not None and not seconds > 0:
             raise UserError("How long must be more than 0 seconds.", ExitCode.USAGE)
+        name = self._canonical(name)
         self._put(name, raw)
         timer = self._timers.pop(name, None)
         if timer is not None:
@@ -136,6 +145,7 @@ class LiveSettings:
 
     def reset(self, name: str) -> dict[str, Any]:
         """Back to what the configuration says."""
+        name = self._canonical(name)
         timer = self._timers.pop(name, None)
         if timer is not None:
             timer.cancel()
@@ -168,7 +178,7 @@ class LiveSettings:
             self._change_export(name, raw)
             return
         value = self._settings.change(name, raw)
-        self._apply.get(name.replace("-", "_"), _nothing)(value)
+        self._apply.get(name, _nothing)(value)
 
     # --- what a change does ---------------------------------------------------------------------------------
 

@@ -9,11 +9,7 @@ import pytest
 
 from dadafs import activity
 from dadafs.activity import Activity
-from dadafs.control import Control
 from dadafs.ctl.screens import PROCESS
-from dadafs.errors import UserError
-from dadafs.mount_options import SCHEMA
-from dadafs.settings import Settings
 
 
 def status(proc: Path, thread: int, pid: int, uid: int = 1000, parent: int | None = None) -> None:
@@ -69,49 +65,3 @@ def test_the_head_is_told_rates_of_those_that_read_most(tmp_path: Path, monkeypa
     assert all(name.startswith(PROCESS) for name in report)
     now += 4.0
     assert processes.report() == {}, "nobody has read since"
-
-
-# --- who may ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def control(tmp_path: Path) -> Control:
-    status(tmp_path, 10, 10, uid=1000)
-    status(tmp_path, 20, 20, uid=1001)
-    processes = Activity(tmp_path)
-    for thread in (10, 20):
-        processes.waited(processes.process(thread), b"scan/%d" % thread, 0, 1, 0.1, "ssd")
-    return Control(processes, Settings(SCHEMA), lambda: b"line\n", {"ram_cache": lambda size: None})
-
-
-def test_names_of_files_are_for_their_readers_and_for_the_owner(
-    control: Control, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("os.geteuid", lambda: 500)
-
-    def paths(user: int, **fields: object) -> list[str]:
-        answer = control.answer({"command": "activity", **fields}, user)
-        assert len(answer["processes"]) == 2, "statistics are for all"
-        return [read["path"] for read in answer["reads"]]
-
-    assert paths(0) == paths(500) == ["scan/20", "scan/10"]
-    assert paths(1000) == ["scan/10"]
-    assert paths(1002) == []
-    assert paths(0, path="/scan/20/") == ["scan/20"]
-    assert paths(0, path="scan", limit=1) == ["scan/20"]
-
-
-def test_only_the_owner_changes_settings(control: Control) -> None:
-    assert control.answer({"command": "log"}, 54_321) == {"lines": ["line"]}
-    for command in ("set", "reset"):
-        with pytest.raises(UserError, match="Only root"):
-            control.answer({"command": command, "name": "ram_cache", "value": "64MiB"}, 54_321)
-    assert control.answer({"command": "set", "name": "ram-cache", "value": "64MiB"}, 0)["setting"]["value"] == "64MiB"
-    assert (
-        control.answer({"command": "get", "name": "ram_cache"}, 54_321)["settings"][0]["source"] == "set while running"
-    )
-    assert control.answer({"command": "reset", "name": "ram_cache"}, 0)["setting"]["source"] == "default"
-    with pytest.raises(UserError, match="cannot be changed"):
-        control.answer({"command": "set", "name": "retry", "value": "1s"}, 0)
-    with pytest.raises(UserError, match="unknown command"):
-        control.answer({"command": "explode"}, 0)

@@ -15,6 +15,7 @@ import trio.testing
 
 from dadafs.counters import Counters
 from dadafs.explain import Explainer
+from dadafs.held import Held
 from dadafs.kernel_cache import Told
 from dadafs.operations import Operations
 from dadafs.policy.prefetch import Streams
@@ -545,3 +546,30 @@ async def test_a_file_that_got_a_second_name_is_not_leased_any_more(tmp_path: Pa
     told = await bench.getattr(node)
     assert told.fields is not None
     assert told.fields[3] == 3
+
+
+@in_trio
+async def test_what_is_cached_of_a_file_is_told_by_its_path_however_long_ago_it_was_closed(tmp_path: Path) -> None:
+    (tmp_path / "scan").mkdir()
+    (tmp_path / "scan" / "a").write_bytes(b"12345")
+    bench = Bench(tmp_path)
+    files, tree = bench.operations.files, bench.operations.tree
+    held = Held(files.cache, files, tree)
+    folder = await bench.lookup("scan")
+    node = (await bench.lookup("a", folder.id)).id
+    handle, _ = await bench.open(node)
+    (file,) = (files.find((each.dev, each.ino)) for each in [tree.node(node)])
+    assert file is not None
+    files.cache.hold_small(file.cached, b"12345", [0], None)
+    whole = {"files": 1, "size": 5, "memory": 5}
+    assert held.below(b"scan") == whole
+    bench.operations.release(handle)
+    bench.session.options.lease = -1.0
+    with trio.move_on_after(5.0):
+        await files.run()
+    assert files.find(file.identity) is None
+    for path in (b"", b"scan", b"scan/a"):
+        assert held.below(path) == whole
+    for path in (b"sca", b"scan/a/b", b"scan/b"):
+        assert held.below(path)["files"] == 0
+    assert await bench.explainer.getxattr(node, b"user.dadafs.tiers") == b"node-ram=5/5"

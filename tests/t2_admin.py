@@ -231,6 +231,17 @@ def test_settings_live(admin: Socket) -> None:
     assert not admin.try_to("set", name="memory", value="lots")["ok"]
 
 
+def test_a_setting_has_one_name_however_it_is_written(admin: Socket) -> None:
+    admin.ask("set", name="write-queue", value="32MiB", seconds=3600)
+    assert admin.ask("reset", name="write-queue")["setting"]["source"] == "default"
+    assert admin.ask("status")["write_queue"]["limit"] == 64 * MIB
+    admin.ask("set", name="write-queue", value="32MiB", seconds=0.2)
+    admin.ask("set", name="write_queue", value="16MiB")
+    admin.ask("set", name="touches", value="3", seconds=0.3)
+    wait_until(lambda: admin.ask("get", name="touches")["settings"][0]["source"] == "default", "that fell back")
+    assert admin.ask("status")["write_queue"]["limit"] == 16 * MIB, "the earlier one is off"
+
+
 def test_mistakes_are_answered(admin: Socket) -> None:
     assert "not JSON" in admin.send(b"{")["error"]
     assert "JSON object" in admin.send(b"[1]")["error"]

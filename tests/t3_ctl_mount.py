@@ -79,16 +79,38 @@ def test_settings_of_a_mount_change_while_it_is_used(served: Mounted) -> None:
     assert row["source"] == "set while running"
     assert "128MiB again" in ctl("reset", "ram_cache", *mount).stdout
     assert {row["name"] for row in answer("get", *mount)["settings"]} == {"ram_cache", "read_ahead", "log_level"}
+    assert "ram_cache is 32MiB for 50ms" in ctl("set", "ram_cache=32MiB", "--for", "50ms", *mount).stdout
+    wait_until(lambda: answer("get", "ram_cache", *mount)["settings"][0]["value"] == "128MiB", "it fell back by itself")
     assert "retry" in {row["name"] for row in answer("get", "--show-config", *mount)["settings"]}
     for words, said in (
         (("set", "retry=1s", *mount), "cannot be changed"),
-        (("set", "ram_cache=64MiB", "--for", "1h", *mount), "leave --for out"),
+        (("set", "ram_cache=64MiB", "--for", "0s", *mount), "more than 0"),
         (("get", "--mount", str(served.tree)), "not a dadafs mount"),
     ):
         done = ctl(*words)
         assert done.returncode != 0
         assert said in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_the_node_holds_of_a_path(served: Mounted, tmp_path: Path) -> None:
+    """Without a head on this machine the node tells of itself; with one, of both."""
+    folder, file = served.mnt / "scan", served.mnt / "scan" / "file"
+    assert answer("cached", str(folder)) == {"node": {"files": 0, "size": 0, "memory": 0}}
+    file.read_bytes()
+    for path in (file, folder, served.mnt):
+        assert answer("cached", str(path)) == {"node": {"files": 1, "size": 3 * MIB, "memory": 3 * MIB}}
+    assert answer("cached", str(served.mnt / "sca"))["node"]["files"] == 0
+    text = ctl("cached", str(file)).stdout
+    assert "3 MiB" in text
+    assert served.head.address in " ".join(text.split()), "where to ask for the rest"
+    socket = ("--socket", str(served.head.admin_socket))
+    both = answer(*socket, "cached", str(file))
+    assert (both["node"]["memory"], both["size"]) == (3 * MIB, 3 * MIB)
+    assert both["tiers"].keys() == {"ssd"}
+    assert "this node" in ctl(*socket, "cached", str(file)).stdout
+    assert ctl("--socket", str(tmp_path / "none"), "cached", str(file)).returncode == 3, "this one was asked for"
+    assert ctl("warm", str(file)).stderr.count(served.head.address) == 1, "where it can be done"
 
 
 def test_a_bundle_of_a_mount_that_hangs(served: Mounted, tmp_path: Path) -> None:

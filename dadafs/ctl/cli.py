@@ -18,7 +18,7 @@ from dadafs.cli import run_command
 from dadafs.ctl import mount_screens, screens
 from dadafs.ctl.client import DEFAULT_SOCKET, Head, Reply
 from dadafs.ctl.mountpoint import Mountpoint
-from dadafs.ctl.places import in_export
+from dadafs.ctl.places import in_export, mount_of
 from dadafs.errors import ExitCode, UserError
 from dadafs.mount_table import mounts
 from dadafs.quantity import format_duration, format_size, parse_duration
@@ -36,6 +36,11 @@ class Context:
         self._head: Head | None = None
 
     @property
+    def named_a_head(self) -> bool:
+        """Whether somebody said which head is meant; otherwise it is the one of this machine, if there is one."""
+        return bool(self._socket or os.environ.get("DADAFS_ADMIN_SOCKET"))
+
+    @property
     def head(self) -> Head:
         if self._head is None:
             self._head = Head(self._socket)
@@ -47,7 +52,13 @@ class Context:
 
     def ask(self, command: str, path: str, export: str | None, **fields: object) -> Reply:
         """Ask the head about a path as a person wrote it: in the export, on a mount, or in the exported directory."""
-        exports = self.head.ask("status")["exports"] if path.startswith("/") else []
+        try:
+            exports = self.head.ask("status")["exports"] if path.startswith("/") else []
+        except UserError as problem:
+            mount = mount_of(os.path.normpath(path), mounts())
+            if mount is None or self.named_a_head:
+                raise
+            raise UserError(f"{problem} What {path} lies on is {mount.source}.", problem.exit_code) from None
         export, path = in_export(path, export, exports, mounts())
         return self.head.ask(command, path=path, export=export, **fields)
 
@@ -202,9 +213,21 @@ def _top_of_mount(context: Context, mount: Mountpoint, pause: float, count: int 
 @_export
 @pass_context
 def cached(context: Context, path: str, export: str | None) -> None:
-    """How much of PATH (in the export) each tier holds."""
-    reply = context.ask("cached", path, export)
-    context.show(reply, lambda: screens.cached_screen(reply, path))
+    """How much of PATH each tier of the head holds, and on a mount, how much the memory of this node."""
+    mount = Mountpoint.of(path)
+    if mount is None:
+        reply = context.ask("cached", path, export)
+        context.show(reply, lambda: screens.cached_screen(reply, path))
+        return
+    node = mount.ask("cached", path=mount.below(path))
+    try:
+        head = context.ask("cached", path, export)
+    except UserError:
+        if context.named_a_head:
+            raise
+        context.show({"node": node}, lambda: mount_screens.cached_screen(node, path, mount.mount.source))
+        return
+    context.show(head | {"node": node}, lambda: screens.cached_screen(head, path, node["memory"]))
 
 
 @cli.command()

@@ -29,8 +29,10 @@ class Head:
         try:
             self._socket.connect(self.path)
         except PermissionError:
+            self._socket.close()
             raise UserError(f"You may not use {self.path}: it belongs to the head's owner; try sudo.") from None
         except OSError as problem:
+            self._socket.close()
             raise UserError(
                 f"No head answers on {self.path} ({problem.strerror or problem}); is dadafsd running here, and is that "
                 "its --admin-socket?",

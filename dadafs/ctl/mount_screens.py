@@ -34,6 +34,18 @@ def top_screen(before: Reply, after: Reply, seconds: float) -> RenderableType:
     )
 
 
+def cached_screen(held: Reply, path: str, source: str) -> RenderableType:
+    """How much of a path the memory of this node holds; what the tiers of its head hold is known there."""
+    head, _, export = source.rpartition(":/")
+    size, memory = int(held["size"]), int(held["memory"])
+    share = f"{min(memory / size, 1):.0%}" if size else "-"
+    files = f"{printable(path)}: something is held of {held['files']} files, which have {format_size(size)}"
+    return Group(
+        table(("tier", "holds ", "share "), [("this node", format_size(memory), share)], files),
+        Text(f"What the tiers of the head hold is told there: `dadafsctl cached --export {export} PATH` on {head}."),
+    )
+
+
 def explain_screen(reads: Sequence[Reply], path: str) -> RenderableType:
     """Why reading a file was slow: by process and by the tier that answered."""
     waits: dict[tuple[str, int, str], list[float]] = defaultdict(list)

@@ -40,8 +40,6 @@ class Mountpoint:
     def ask(self, command: str, **fields: object) -> Reply:
         """What the mount process answers. Raises UserError."""
         given = {name: value for name, value in fields.items() if value is not None}
-        if given.pop("seconds", None) is not None:
-            raise UserError("A setting of a mount is changed until it is reset; leave --for out.")
         return status_socket.ask(self.mount.device, command, fields=given)
 
     def bundle(self) -> dict[str, Any]:

@@ -243,10 +243,12 @@ def _mean_wait(rows: Sequence[Reply]) -> str:
 INCOMPLETE = "The cache is still being looked through after its start."
 
 
-def cached_screen(cached: Reply, path: str) -> RenderableType:
-    """How much of a path each tier holds."""
+def cached_screen(cached: Reply, path: str, node: int | None = None) -> RenderableType:
+    """How much of a path each tier holds; `node` is what the memory of a mount does."""
     size = max(int(cached["size"]), 1)
     where = [("memory", cached["memory"]), *cached["tiers"].items()]
+    if node is not None:
+        where.insert(0, ("this node", node))
     held = table(
         ("tier", "holds ", "share "),
         [(name, format_size(held), f"{min(held / size, 1):.0%}") for name, held in where],
