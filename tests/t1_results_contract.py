@@ -104,6 +104,16 @@ def test_everything_can_be_removed(store: ResultsStore) -> None:
     assert store.get_many(names) == {}
 
 
+def test_records_are_discarded(store: ResultsStore) -> None:
+    names = [key() for _ in range(3)]
+    for name, n in zip(names, (10, 700_000, 20), strict=True):
+        assert store.put(name, record(1, n))
+    store.discard([*names[:2], key()])
+    assert list(store.get_many(names)) == names[2:]
+    assert store.size()[0] == 1  # pieces of large ones are gone too
+    assert store.counters.failures == 0
+
+
 def test_many_threads(store: ResultsStore) -> None:
     shared = key()
     failures = []

@@ -68,6 +68,15 @@ def test_the_limit_holds_and_what_was_used_last_stays(tmp_path: Path, monkeypatc
     assert store.get(name(10)) is not None
 
 
+def test_large_records_do_not_overrun_the_limit(tmp_path: Path) -> None:
+    """Fewer of them fill it than are kept between two looks by number."""
+    size = len(record(0, 3000))
+    store = EmbeddedStore(tmp_path, limit=10 * size)
+    for seed in range(40):
+        store.put(name(seed), record(seed, 3000))
+        assert store.size()[1] <= 11 * size
+
+
 def test_prune_by_age_and_by_size(tmp_path: Path) -> None:
     store = EmbeddedStore(tmp_path)
     for seed in range(6):

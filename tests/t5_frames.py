@@ -182,6 +182,50 @@ def test_an_interrupted_average_goes_on_and_a_finished_one_reads_nothing(
     check(again.finish(scans.pixel_mask() != 0), valid(DATA))
 
 
+def test_what_is_kept_of_a_long_average_is_bounded(
+    master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unit's sums are as large as some frames; one record takes the place of those that are added up."""
+    monkeypatch.setattr(frame_jobs, "KEPT_UNITS", 5)
+    store = EmbeddedStore(tmp_path / "store")
+    most = 0
+
+    class Watching(LocalThreads):
+        def result(self, future: Any) -> Any:
+            nonlocal most
+            most = max(most, store.size()[0])
+            return super().result(future)
+
+    found, _, _ = statistics(master, store, lambda plan: Watching(plan, 1), 1)
+    check(found.finish(scans.pixel_mask() != 0), valid(DATA))
+    assert store.size()[0] == 1 + 48 % 5 + 1  # of the first 45, of those after it, and of all
+    assert most <= 1 + 5
+
+
+def test_an_average_goes_on_from_what_was_added_up(
+    master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frame_jobs, "KEPT_UNITS", 5)
+    store = EmbeddedStore(tmp_path / "store")
+    scans.damage_chunk(master.parent / "scan_data_000001.h5", "/entry/data/data", 5)
+    scan, plan, wanted = plan_of(master)
+    wanted[23:] = False
+
+    def go() -> Any:
+        return frame_jobs.run(scan, plan, wanted, store=store, workers=lambda: LocalThreads(plan, 2), unit_frames=1)
+
+    go()
+    wanted[23:] = True  # as if these had come since
+    found, damaged, progress = go()
+    assert (progress.from_store, progress.computed) == (23, 25)
+    assert [d.frame for d in damaged] == [5]
+    assert found.n_frames == 47
+    again, damaged, progress = go()
+    assert (progress.from_store, progress.computed) == (48, 0)
+    assert [d.frame for d in damaged] == [5]
+    check(again.finish(scans.pixel_mask() != 0), valid(np.delete(DATA, 5, 0)))
+
+
 def test_a_changed_file_costs_its_own_units(master: Path, tmp_path: Path) -> None:
     store = EmbeddedStore(tmp_path / "store")
     statistics(master, store)

@@ -123,6 +123,13 @@ class AerospikeStore:
         self._count(kept=int(kept), refused=int(not kept))
         return kept
 
+    def discard(self, keys: Iterable[str]) -> None:
+        for group in _groups([checked_key(key) for key in keys], max(1, BATCH_BYTES // self.record_limit)):
+            found = self._call(lambda g=group: self._read(g)) or {}
+            names = [name for key, bins in found.items() for name in _pieces(key, bins)]
+            if names:
+                self._call(lambda n=names: self._client.batch_remove([self._key(name) for name in n]))
+
     def remember_run(self, run_id: str, description: Mapping[str, Any]) -> None:
         record = msgspec.msgpack.encode(dict(description))
         self._call(lambda: self._write(f"run{run_id}", record))
@@ -334,6 +341,12 @@ class AerospikeStore:
                 setattr(self.counters, name, getattr(self.counters, name) + change)
             if reason:
                 self.counters.last_failure = reason
+
+
+def _pieces(key: str, bins: Mapping[str, Any]) -> list[str]:
+    """Under which names a record lies, the one that is found first in front: without it the others are a miss."""
+    count = bins.get("n", 0)
+    return [key, *(f"{key}/{number}" for number in range(count if isinstance(count, int) else 0))]
 
 
 def _configuration(address: Address) -> dict[str, Any]:

@@ -29,6 +29,7 @@ DEFAULT_LIMIT = 8 << 30
 #: A removal goes on to this part of the limit, so that not every record that is kept has to remove one.
 _LOW_WATER = 0.9
 _LOOK_EVERY = 1 << 6  # records kept between two looks at the whole directory
+_LOOK_AFTER = 1 / 32  # or that part of the limit: sums of each pixel are some 20 MiB a record
 _TOUCH_AFTER_S = 3600.0
 _ABANDONED_AFTER_S = 3600.0
 _SUFFIX = ".rec"
@@ -46,7 +47,7 @@ class EmbeddedStore:
         self._limit = limit if limit is not None else _configured_limit()
         self._lock = threading.Lock()
         self._puts = 0
-        self._full = False
+        self._since = 0  # bytes kept since the last look
         try:
             self._runs.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -81,7 +82,11 @@ class EmbeddedStore:
     def put(self, key: str, record: bytes) -> bool:
         with self._lock:
             self._puts += 1
+            self._since += len(record)
             look = self._puts % _LOOK_EVERY == 1 % _LOOK_EVERY  # the first, and then from time to time
+            look |= self._since > self._limit * _LOOK_AFTER
+            if look:
+                self._since = 0
         if look:
             self._make_room(len(record))
         try:
@@ -91,6 +96,11 @@ class EmbeddedStore:
             return False
         self._count(kept=1)
         return True
+
+    def discard(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            with contextlib.suppress(OSError):
+                self._path(key).unlink()
 
     def remember_run(self, run_id: str, description: Mapping[str, Any]) -> None:
         try:

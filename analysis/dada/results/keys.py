@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 from dada.kernels import KERNEL_VERSION
@@ -35,6 +36,11 @@ def patch_key(
 def pixel_key(frames: Sequence[tuple[Any, ...]], plan_digest: str) -> str:
     """The key of sums of each pixel over frames: (file's version, dataset, channel, start, count) of each stretch."""
     return _hash("pixels", frames, plan_digest)
+
+
+def chained_keys(keys: Iterable[str], plan_digest: str) -> list[str]:
+    """For each of these keys, that of everything up to and with it."""
+    return list(accumulate(keys, lambda before, key: pixel_key([(before, key)], plan_digest)))
 
 
 def run_id(description: dict[str, Any]) -> str:

@@ -44,6 +44,9 @@ class ResultsStore(Protocol):
     def put(self, key: str, record: bytes) -> bool:
         """Keep a record; whether it was kept. A record of the same key is replaced."""
 
+    def discard(self, keys: Iterable[str]) -> None:
+        """Remove records that others have replaced, as far as that is possible; nothing may rely on it."""
+
     def remember_run(self, run_id: str, description: Mapping[str, Any]) -> None:
         """Add a run to the list (or replace it)."""
 
