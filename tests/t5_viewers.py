@@ -66,6 +66,44 @@ def test_the_reader_of_pyfais_viewer(result: Path, expected_log: ExpectedLog) ->
         assert [len(stack) for stack in images] == [8, 8, 3]
 
 
+def shown(file: h5py.File, frame: int) -> np.ndarray:
+    """The image that pyFAI's viewer shows for a frame: it counts through the images that it can open."""
+    group = file["/entry_0000/measurement"]
+    for stack in (group[name] for name in sorted(group) if name in group):
+        if frame < len(stack):
+            return np.asarray(stack[frame])
+        frame -= len(stack)
+    raise AssertionError("no such image")
+
+
+def test_frames_keep_their_numbers_where_a_file_is_missing(tmp_path: Path) -> None:
+    data = scans.frames(20)
+    master = scans.legacy(tmp_path / "scan", data, per_file=6)
+    (master.parent / "scan_data_000002.h5").unlink()
+    out = tmp_path / "maps.h5"
+    dada.stxm(master, SHAPE, grid=ScanGrid(SHAPE, aborted=True), store=False, output=out)
+    with h5py.File(out) as file:
+        assert file["/entry/dada/map_ptr"][3, 4] == 19
+        for frame in (0, 5, 12, 17, 18, 19):
+            np.testing.assert_array_equal(shown(file, frame), data[frame])
+        assert (shown(file, 8) == np.iinfo(data.dtype).max).all()
+    assert out.stat().st_size < 2 * data.nbytes
+
+
+def test_frames_keep_their_numbers_where_a_part_of_a_file_is_the_scan(tmp_path: Path) -> None:
+    data = scans.frames(24)
+    source = scans.stack(tmp_path / "all.h5", data)
+    with h5py.File(tmp_path / "part.h5", "w") as file:
+        layout = h5py.VirtualLayout((20, *scans.SHAPE), data.dtype)
+        layout[:] = h5py.VirtualSource(source, "/entry/data/data", data.shape, data.dtype)[3:23]
+        file.create_virtual_dataset("/entry/data/data", layout)
+    out = tmp_path / "maps.h5"
+    dada.stxm(tmp_path / "part.h5", SHAPE, store=False, radial_bins=0, output=out)
+    with h5py.File(out) as file:
+        for frame in (0, 7, 19):
+            np.testing.assert_array_equal(shown(file, frame), data[3 + frame])
+
+
 def test_every_dataset_opens_without_a_plugin(result: Path) -> None:
     """A browser's HDF5 (H5Web) has gzip, and refuses what h5py could also compress with."""
     chunked = {}

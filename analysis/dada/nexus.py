@@ -7,7 +7,7 @@ back how it was made.
                             versions of all files), `mask`, `damaged` (frames that could not be used)
   pyFAI                     NXprocess laid out as pyFAI-diffmap does it (only with I(q)): `result` (NXdata) with
                             `intensity` (slow, fast, radial), `map` (radial, slow, fast) and `map_ptr`
-  measurement               images_0001, ...: external links to the frames
+  measurement               images_0001, ...: the frames, by external links
 /entry_0000                 the same entry under the name that pyFAI-diffmap-view looks for
 """
 
@@ -27,7 +27,7 @@ from dada.analysis import Map, StxmResult
 from dada.engine import DamagedFrame
 from dada.errors import DataError, UserError
 from dada.geometry import Geometry
-from dada.scan import Scan
+from dada.scan import Scan, Segment
 
 _PROCESS = "/entry/dada"
 
@@ -145,12 +145,35 @@ def _write_damaged(process: h5py.Group, result: Result) -> None:
 
 
 def write_links(entry: h5py.Group, scan: Scan, path: Path) -> None:
-    """External links to the frames."""
+    """The frames, where whoever counts through all images in turn finds each under its number in the scan.
+
+    Links to whole datasets; a view where only a part of one belongs to the scan; invalid frames for a missing file.
+    """
     measurement = group_of(entry, "measurement", "NXcollection")
     for number, segment in enumerate(scan.segments, 1):
-        if segment.dataset:
-            target = os.path.relpath(os.path.abspath(segment.path), os.path.abspath(path.parent))
-            measurement[f"images_{number:04d}"] = h5py.ExternalLink(target, segment.dataset)
+        if not segment.dataset:
+            continue
+        name, table = f"images_{number:04d}", segment.table
+        target = os.path.relpath(os.path.abspath(segment.path), os.path.abspath(path.parent))
+        if table is None:
+            invalid = np.iinfo(scan.dtype).max
+            shape = (segment.count, *scan.shape)
+            measurement.create_dataset(name, shape, scan.dtype, chunks=(1, *scan.shape), fillvalue=invalid)
+        elif table.channels == 1 and segment.count == table.n_frames:
+            measurement[name] = h5py.ExternalLink(target, segment.dataset)
+        else:
+            _write_view(measurement, name, segment, scan, target)
+
+
+def _write_view(group: h5py.Group, name: str, segment: Segment, scan: Scan, target: str) -> None:
+    """The frames of a segment as a virtual dataset."""
+    assert segment.table is not None
+    axes = (segment.table.n_frames, *((segment.table.channels,) if segment.table.channels > 1 else ()))
+    source = h5py.VirtualSource(target, segment.dataset, (*axes, *scan.shape), scan.dtype)
+    frames = slice(segment.start, segment.start + segment.count)
+    layout = h5py.VirtualLayout((segment.count, *scan.shape), scan.dtype)
+    layout[:] = source[frames] if len(axes) == 1 else source[frames, scan.channel]
+    group.create_virtual_dataset(name, layout)
 
 
 def _write_diffmap(entry: h5py.Group, result: StxmResult) -> None:
