@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dada import jobs, patches
+from dada import frames, jobs, patches
 from dada.errors import DataChanged, DataError, Interrupted, UserError
 from dada.kernels import FrameSums, reference
 from dada.patches import Part, Patch, PatchSums
@@ -134,6 +134,45 @@ def test_only_what_is_missing_is_computed(scan: Scan, store: EmbeddedStore) -> N
     second = run(scan, plan, store=store)
     assert (second.progress.from_store, second.progress.computed) == (12, 38)
     check(second, plan)
+
+
+def test_few_frames_are_read_without_their_neighbours(
+    scan: Scan, store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = [3, 22, 27, 49]
+    wanted = np.zeros(50, dtype=bool)
+    wanted[chosen] = True
+    plan, read = plan_of(scan), []
+    pread = frames._pread
+    monkeypatch.setattr(frames, "_pread", lambda fd, offset, n: read.append(n) or pread(fd, offset, n))
+    monkeypatch.setattr(frames, "GAP_BYTES", 0)
+    found = run(scan, plan, store=store, wanted=wanted)
+    check(found, plan, chosen)
+    assert (found.progress.frames, found.progress.computed) == (4, 4)
+    whole = found.progress.stored_bytes
+    assert sum(read) == whole
+    again = run(scan, plan, store=store, wanted=wanted, workers=nobody)
+    check(again, plan, chosen)
+    everything = run(scan, plan, store=store)
+    check(everything, plan)
+    assert everything.progress.stored_bytes > 10 * whole
+    wanted[[3, 49]] = False
+    wanted[[5, 45]] = True  # what was kept of whole patches is what these need
+    other = run(scan, plan, store=store, wanted=wanted, workers=nobody)
+    assert other.sums.ok[[5, 45]].all()
+
+
+def test_damages_among_few_frames(tmp_path: Path, scan: Scan) -> None:
+    scans.damage_chunk(tmp_path / "scan" / "scan_data_000002.h5", "/entry/data/data", 7)
+    scan = open_scan(scan.path)
+    wanted = np.zeros(50, dtype=bool)
+    wanted[[25, 27, 49]] = True
+    found = run(scan, plan_of(scan), wanted=wanted)
+    assert [damaged.frame for damaged in found.damaged] == [27]
+    check(found, plan_of(scan), [25, 49])
+    os.rename(tmp_path / "scan" / "scan_data_000002.h5", tmp_path / "aside")
+    found = run(scan, plan_of(scan), wanted=wanted)
+    assert [damaged.frame for damaged in found.damaged] == [25, 27]
 
 
 def test_one_more_roi_computes_only_that(scan: Scan, store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -297,6 +297,72 @@ def test_a_composite_shows_each_frame_at_its_point(master: Path, tmp_path: Path)
     assert run("composite", master, *arguments, "--store", tmp_path / "store")["computed"] == 0
 
 
+def frames_of_points(grid: ScanGrid, n_frames: int) -> dict[tuple[int, int], int]:
+    """Which frame each point shows, by walking along the scan as its description says."""
+    ny, nx = grid.shape
+    lines = [[(y, x) for y in range(ny)] for x in range(nx)] if grid.columns_first else []
+    lines = lines or [[(y, x) for x in range(nx)] for y in range(ny)]
+    walk = [point for i, line in enumerate(lines) for point in (line[::-1] if grid.zigzag and i % 2 else line)]
+    visited = [point for i, point in enumerate(walk) if i not in grid.missing and i >= -grid.offset]
+    shown: dict[tuple[int, int], int] = {}
+    step = -1
+    for frame in range(max(grid.offset, 0), n_frames):
+        if step < 0 or frame not in grid.repeated:
+            step += 1
+        shown[visited[step]] = frame
+    return shown
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        ScanGrid(SHAPE, columns_first=True, zigzag=True),
+        ScanGrid(SHAPE, zigzag=True, offset=3, missing=(0, 17, 47)),
+        ScanGrid((7, 7), zigzag=True, offset=-2, repeated=(4,)),
+        ScanGrid((7, 8), repeated=(7, 20, 21), columns_first=True, aborted=True),
+        ScanGrid((7, 8), zigzag=True, offset=2, missing=(5,), aborted=True),
+    ],
+)
+def test_every_kind_of_result_goes_by_one_table(master: Path, grid: ScanGrid) -> None:
+    shown = frames_of_points(grid, 48)
+    table = np.full(grid.shape, -1)
+    for point, frame in shown.items():
+        table[point] = frame
+    box = (1, 5, 2, 6)
+    inside = sorted(table[1:5, 2:6][table[1:5, 2:6] >= 0].tolist())
+    averaged = dada.average(master, grid=grid, region=box, store=False)
+    tiles = dada.composite(master, grid=grid, region=box, binning=9, skip=(2, 1), store=False)
+    maps = dada.stxm(master, grid.shape, grid=grid, radial_bins=0, store=False)
+    for result in (averaged, tiles, maps):
+        assert result.map_ptr is not None
+        np.testing.assert_array_equal(result.map_ptr, table)
+    assert averaged.frames.tolist() == inside
+    check({name: item.values for name, item in averaged.images.items()}, valid(DATA[inside]))
+    small = tiles.images["thumbnail"].values
+    for y, x in np.ndindex(grid.shape):
+        frame = int(table[y, x])
+        counts = np.nansum(valid(DATA[frame])) if frame >= 0 else np.nan
+        assert np.array_equal(maps.maps["itot"].values[y, x], counts, equal_nan=True), (y, x)
+        if 1 <= y < 5 and 2 <= x < 6 and y % 2:
+            found = small[(y - 1) // 2, x - 2]
+            expected = np.nanmean(valid(DATA[frame])[9:18, 9:18]) if frame >= 0 else np.nan
+            np.testing.assert_allclose(found[1, 1], expected, err_msg=str((y, x)))
+
+
+def test_a_composite_of_some_points_reads_only_their_frames(master: Path, tmp_path: Path) -> None:
+    few = dada.composite(master, SHAPE, binning=9, skip=(3, 4), store=False)
+    assert few.frames.tolist() == [0, 4, 24, 28]
+    assert few.progress.computed == 4
+    store = tmp_path / "store"
+    full = dada.composite(master, SHAPE, binning=9, store=store)
+    kept = dada.composite(master, SHAPE, binning=9, skip=(3, 4), store=store)
+    assert kept.progress.computed == 0
+    for some in (few, kept):
+        np.testing.assert_array_equal(
+            some.images["thumbnail"].values, full.images["thumbnail"].values[::3, ::4]
+        )  # fmt: skip
+
+
 def test_the_output_opens_as_nexus(master: Path, tmp_path: Path, expected_log: ExpectedLog) -> None:
     expected_log.add("pyOpenCl")  # silx says that it could be faster
     nxdata = pytest.importorskip("silx.io.nxdata")

@@ -37,7 +37,7 @@ LONGEST_EXPANSION = 2
 @dataclass(frozen=True)
 class Stretch:
     """Frames [start, start + count) of one dataset, in one state (`version`) of its file; `table` has rows
-    for them only.
+    for them only. chosen: numbers in the dataset of those that are read, None for all.
     """
 
     path: Path
@@ -47,6 +47,18 @@ class Stretch:
     channel: int
     table: ChunkTable
     version: FileVersion
+    chosen: tuple[int, ...] | None = None
+
+    @property
+    def frames(self) -> Sequence[int]:
+        """Numbers in the dataset of the frames that are read."""
+        return range(self.start, self.start + self.count) if self.chosen is None else self.chosen
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Bytes of each of them as it is stored."""
+        rows = np.asarray(self.frames, dtype=np.int64) - self.start
+        return np.maximum(self.table.sizes[rows, self.channel], 0)
 
 
 @dataclass(frozen=True)
@@ -96,20 +108,18 @@ def read_batches(stretch: Stretch, readers: Executor, ahead: Ahead | None = None
         read.close()
 
 
-def _batches(stretch: Stretch) -> Iterator[range]:
+def _batches(stretch: Stretch) -> Iterator[Sequence[int]]:
     """The frames in groups of at most BATCH_BYTES stored bytes and BATCH_FRAMES frames."""
-    stop = stretch.start + stretch.count
-    if stretch.table.codec in CODECS:
-        sizes = np.maximum(stretch.table.sizes[:, stretch.channel], 0)
-    else:
-        sizes = np.full(stretch.count, stretch.table.frame_bytes)
-    first, size = stretch.start, 0
-    for frame, length in enumerate(sizes.tolist(), stretch.start):
-        if frame > first and (size + length > BATCH_BYTES or frame - first >= BATCH_FRAMES):
-            yield range(first, frame)
-            first, size = frame, 0
+    frames = stretch.frames
+    known = stretch.table.codec in CODECS
+    sizes = stretch.sizes if known else np.full(len(frames), stretch.table.frame_bytes)
+    first, size = 0, 0
+    for number, length in enumerate(sizes.tolist()):
+        if number > first and (size + length > BATCH_BYTES or number - first >= BATCH_FRAMES):
+            yield frames[first:number]
+            first, size = number, 0
         size += length
-    yield range(first, stop)
+    yield frames[first:]
 
 
 class _Reader:
@@ -136,9 +146,9 @@ class _Reader:
 class _Stored(_Reader):
     """Frames as their stored bytes."""
 
-    def frames(self, frames: range) -> list[StoredFrame]:
+    def frames(self, frames: Sequence[int]) -> list[StoredFrame]:
         table, channel = self.stretch.table, self.stretch.channel
-        rows = slice(frames.start - self.stretch.start, frames.stop - self.stretch.start)
+        rows = np.asarray(frames, dtype=np.int64) - self.stretch.start
         offsets = table.offsets[rows, channel].tolist()
         sizes = table.sizes[rows, channel].tolist()
         unfiltered = (table.filter_masks[rows, channel] != 0).tolist()
@@ -208,7 +218,7 @@ def _pread(fd: int, offset: int, length: int) -> memoryview:
 class _Decoded(_Reader):
     """Frames decoded by HDF5 or FabIO, as raw pixels. HDF5 allows one thread at a time; it sees to that itself."""
 
-    def frames(self, frames: range) -> list[StoredFrame]:
+    def frames(self, frames: Sequence[int]) -> list[StoredFrame]:
         if self.stretch.table.codec == HDF5:
             with open_hdf5(self.stretch.path) as file:
                 dataset = file[self.stretch.dataset]

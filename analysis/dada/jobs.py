@@ -39,7 +39,7 @@ def run(
     workers: Callable[[], Workers],
     notify: Callback = lambda progress: None,
 ) -> ScanSums:
-    """Sums of the wanted frames (bool, one a frame of the scan) and of their neighbours in the same patches.
+    """Sums of the wanted frames (bool, one a frame of the scan) and, where most of a patch is wanted, of the rest of it.
 
     workers: called only when something is left to compute. notify: called after each patch. Raises what
     `engine.run_patches` raises.
@@ -68,22 +68,23 @@ class _Sums:
         parts = self.plan.parts
         if store is None:
             return (), parts
-        keys = {part: key_of(patch, self.plan, part) for part in parts}
-        records = store.get_many(keys.values())
+        forms = [patch] if patch.stretch.chosen is None else [patch, patch.whole]
+        keys = [(part, form, key_of(form, self.plan, part)) for part in parts for form in forms]
+        records = store.get_many(key for _, _, key in keys)
         damages: list[Damage] = []
-        lacking = []
-        for part, key in keys.items():
-            found = from_record(patch, part, records[key]) if key in records else None
-            if found is None:
-                lacking.append(part)
-            else:
-                self.accept(patch, found)
+        lacking = dict.fromkeys(parts)
+        for part, form, key in keys:
+            found = from_record(form, part, records[key]) if part in lacking and key in records else None
+            if found is not None:
+                self.accept(form, found)
                 damages += found.damages
+                del lacking[part]
         return damages, tuple(lacking)
 
     def accept(self, patch: Patch, found: PatchSums) -> None:
         """Put parts of a patch's sums where they belong in the scan's."""
-        rows = slice(patch.first, patch.first + patch.count)
+        whole = patch.stretch.chosen is None
+        rows = slice(patch.first, patch.first + patch.count) if whole else np.add(patch.offsets, patch.first)
         for name, values in (found.scalars or {}).items():
             getattr(self.sums, name)[rows] = values
         for part, (total, count) in found.tables.items():

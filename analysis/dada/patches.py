@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import islice
 
 import numpy as np
 
@@ -25,15 +26,25 @@ SCALARS = tuple(f.name for f in fields(FrameSums) if f.name not in ("bins", "bin
 
 @dataclass(frozen=True)
 class Patch:
-    """Frames [first, first + count) of the scan, which are [start, start + count) of the stretch's dataset."""
+    """The frames of a stretch; `first` is the number in the scan of the one with which the stretch begins."""
 
     first: int
     stretch: Stretch
 
     @property
     def count(self) -> int:
-        """How many frames."""
-        return self.stretch.count
+        """How many frames are read."""
+        return len(self.stretch.frames)
+
+    @property
+    def offsets(self) -> list[int]:
+        """The frames that are read, counted from `first`."""
+        return [frame - self.stretch.start for frame in self.stretch.frames]
+
+    @property
+    def whole(self) -> Patch:
+        """The same patch with all of its frames."""
+        return Patch(self.first, replace(self.stretch, chosen=None))
 
     @property
     def stored_bytes(self) -> int:
@@ -76,7 +87,10 @@ class PatchSums:
 
 
 def patches_of(scan: Scan, wanted: np.ndarray, patch_frames: int = PATCH_FRAMES) -> Iterator[Patch]:
-    """The patches that hold the wanted frames (bool, one a frame), in order; missing files have none."""
+    """The patches that hold the wanted frames (bool, one a frame), in order; missing files have none.
+
+    They are read whole, for whoever asks next, unless most of it would be read in vain.
+    """
     for segment in scan.segments:
         if segment.table is None or segment.version is None:
             continue
@@ -84,14 +98,17 @@ def patches_of(scan: Scan, wanted: np.ndarray, patch_frames: int = PATCH_FRAMES)
         while start < segment.start + segment.count:
             stop = min((start // patch_frames + 1) * patch_frames, segment.start + segment.count)
             first = segment.first + start - segment.start
-            if wanted[first : first + stop - start].any():
-                yield Patch(first, stretch_of(scan, segment, start, stop))
+            chosen = np.flatnonzero(wanted[first : first + stop - start]) + start
+            if chosen.size:
+                sparse = 2 * chosen.size < stop - start
+                stretch = stretch_of(scan, segment, start, stop)
+                yield Patch(first, replace(stretch, chosen=tuple(chosen.tolist())) if sparse else stretch)
             start = stop
 
 
 def stored_bytes(stretch: Stretch) -> int:
     """Bytes of a stretch's frames as they are stored."""
-    return int(np.maximum(stretch.table.sizes[:, stretch.channel], 0).sum())
+    return int(stretch.sizes.sum())
 
 
 def stretch_of(scan: Scan, segment: Segment, start: int, stop: int) -> Stretch:
@@ -114,13 +131,12 @@ def compute(patch: Patch, plan: SumsPlan, parts: tuple[Part, ...], readers: Exec
     reducers = plan.reducers(parts)
     found: list[list[FrameSums]] = [[] for _ in reducers]
     damages: list[Damage] = []
-    done = 0
+    offsets = iter(patch.offsets)
     for batch in read_batches(patch.stretch, readers):
         chunks = [frame.chunk for frame in batch]
         for sums, (_, reducer) in zip(found, reducers, strict=True):
             sums.append(reducer.reduce(chunks))
-        damages += _damages(batch, found[0][-1], done)
-        done += len(batch)
+        damages += _damages(batch, found[0][-1], list(islice(offsets, len(batch))))
     merged = [FrameSums.concatenate(sums) for sums in found]
     settled = FileVersion.of(patch.stretch.path) == patch.stretch.version
     return _collect([(group, sums) for (group, _), sums in zip(reducers, merged, strict=True)], damages, settled)
@@ -148,14 +164,14 @@ def unreadable(patch: Patch, parts: tuple[Part, ...], reason: str) -> PatchSums:
     status = np.full(n, Status.EMPTY, dtype=np.int32)
     scalars = {name: getattr(empty, name) for name in SCALARS} | {"status": status}
     tables = {part: (np.zeros((n, part.width), np.int64),) * 2 for part in parts if part.family != MOMENTS}
-    return PatchSums(status, scalars, tables, tuple(Damage(frame, reason, True) for frame in range(n)))
+    return PatchSums(status, scalars, tables, tuple(Damage(frame, reason, True) for frame in patch.offsets))
 
 
-def _damages(batch: list[StoredFrame], sums: FrameSums, done: int) -> Iterator[Damage]:
+def _damages(batch: list[StoredFrame], sums: FrameSums, offsets: list[int]) -> Iterator[Damage]:
     for number in np.flatnonzero(~sums.ok).tolist():
         frame, status = batch[number], int(sums.status[number])
         passing = frame.passing or status == Status.MEMORY
-        yield Damage(done + number, frame.reason or message(status), passing)
+        yield Damage(offsets[number], frame.reason or message(status), passing)
 
 
 def key_of(patch: Patch, plan: SumsPlan, part: Part) -> str:
@@ -166,7 +182,7 @@ def key_of(patch: Patch, plan: SumsPlan, part: Part) -> str:
         stretch.dataset,
         stretch.channel,
         stretch.start,
-        stretch.count,
+        stretch.count if stretch.chosen is None else stretch.chosen,
         plan.digest,
         part.family,
         part.digest,

@@ -20,12 +20,13 @@ def patch_key(
     dataset: str,
     channel: int,
     start: int,
-    count: int,
+    count: int | tuple[int, ...],
     plan_digest: str,
     family: str,
     part_digest: str,
 ) -> str:
-    """The key of one family of sums of the frames [start, start + count) of a dataset, as hex digits.
+    """The key of one family of sums of the frames [start, start + count) of a dataset, or of those of them that
+    `count` names, as hex digits.
 
     Neither the path nor the scan is part of it: the same frames reached through another master file or mount are the
     same. `plan_digest` stands for shape, type, mask and cut, `part_digest` for the table of bins or the ROI.
