@@ -13,7 +13,7 @@ from dada.errors import UsageError
 from dada.results.aerospike import DEFAULT_TTL_S, AerospikeStore, parse_url
 from dada.results.breaker import Breaker
 from dada.results.records import pack
-from tests.harness.aerospike_node import AerospikeNode
+from tests.harness.aerospike_node import AerospikeNode, join
 from tests.harness.processes import wait_until
 
 pytest.importorskip("aerospike")
@@ -142,6 +142,93 @@ def test_a_frozen_server_is_left_alone_after_a_few_tries() -> None:
         assert time.monotonic() - start < 60  # a thousand time-outs would take ten times as long
         assert node.requests == asked
         node.thaw()
+        store.close()
+
+
+@pytest.mark.parametrize("record", [RECORD, BIG])
+def test_failures_inside_of_a_batch_count_for_the_breaker(record: bytes) -> None:
+    """A batch call gives an answer also when nobody answered: a frozen server would cost its time-out every time."""
+    with AerospikeNode() as node:
+        breaker = Breaker(failures=2, pause_s=1000)
+        store = opened(node, breaker)
+        assert store.put("ab", record)
+        node.read_code = 9
+        for _ in range(2):
+            assert breaker.allows(time.monotonic())
+            assert store.get("ab") is None
+        assert not breaker.allows(time.monotonic())
+        store.close()
+
+
+def test_pieces_that_fail_count_for_the_breaker() -> None:
+    with AerospikeNode() as node:
+        breaker = Breaker(failures=2, pause_s=1000)
+        store = opened(node, breaker)
+        node.write_code = 9
+        for _ in range(2):
+            assert not store.put("ab", BIG)
+        assert not breaker.allows(time.monotonic())
+        store.close()
+
+
+def test_expired_and_evicted_records_are_misses() -> None:
+    """They go one by one and in any order: a header may outlive its pieces, and the other way round."""
+    with AerospikeNode() as node:
+        store = opened(node)
+        for seed in range(2):
+            assert store.put(f"a{seed}", BIG)
+        digests = list(node.records)
+        for number, digest in enumerate(digests):
+            kept = node.records[digest].expires
+            node.records[digest].expires = time.time() - 1
+            assert len(store.get_many(["a0", "a1"])) == 1, number
+            node.records[digest].expires = kept
+        assert store.get_many(["a0", "a1"]) == {"a0": BIG, "a1": BIG}
+        assert store.counters.failures == store.counters.damaged == 0
+        for digest in digests[::2]:
+            del node.records[digest]
+        assert store.get_many(["a0", "a1"]) == {}
+        assert store.put("a0", BIG)
+        assert store.get("a0") == BIG
+        store.close()
+
+
+def test_the_list_of_runs_may_expire() -> None:
+    with AerospikeNode() as node:
+        store = opened(node)
+        store.remember_run("a", {"date": "1"})
+        for record in node.records.values():
+            record.expires = time.time() - 1
+        assert store.runs() == {}
+        store.remember_run("b", {"date": "2"})
+        assert store.runs() == {"b": {"date": "2"}}
+        store.close()
+
+
+def test_several_nodes() -> None:
+    """Records lie on all of them; one that is gone takes its own along, and is asked for by nobody."""
+    with AerospikeNode(number=1) as first, AerospikeNode(number=2, max_record_size=40_000) as second:
+        join(first, second)
+        hosts = f"127.0.0.1:1,127.0.0.1:{second.port}"  # a host that is not there is passed over
+        store = AerospikeStore(parse_url(f"aerospike://{hosts}/test/results"), Breaker(failures=10_000))
+        names = [f"{number:040x}" for number in range(60)]
+        wait_until(lambda: store.put("cd", RECORD) and first.records and second.records, "both nodes are known")
+        records = {name: pack({"name": name}, {"x": np.arange(50)}) for name in names}
+        assert all(store.put(name, record) for name, record in records.items())
+        assert store.put("ab", BIG)
+        assert store.record_limit == 40_000  # what every one of them takes
+        assert store.get_many([*names, "ab"]) == records | {"ab": BIG}
+        assert store.size()[0] == len(first.records) + len(second.records)
+        lost = len(first.records)
+        assert 0 < lost
+        first.stop()
+        left = store.get_many(names)
+        assert 0 < len(left) < len(names)
+        assert all(records[name] == record for name, record in left.items())
+        assert store.get("ab") is None
+        join(second)  # the cluster closes the gap
+        wait_until(lambda: all([store.put(name, record) for name, record in records.items()]), "one node for all")
+        assert store.get_many(names) == records
         store.close()
 
 

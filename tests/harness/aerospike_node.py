@@ -1,6 +1,6 @@
 """A stand-in for an Aerospike node, enough for the real client: records in memory, and scripted failures.
 
-It speaks what one Community Edition node does on one port: info text (message type 1) and records (type 3: put, get,
+It speaks what a Community Edition node does on one port: info text (message type 1) and records (type 3: put, get,
 remove, generation and create-only checks, batch read and batch write). What a real server alone can show, being full,
 too big records, a frozen or vanished server, is scripted: `write_code`, `read_code`, `hang_up`, `freeze`, `stop`.
 """
@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 NAMESPACE = "test"
 _INFO, _RECORDS = 1, 3
 _EPOCH = 1262304000  # Aerospike counts expiry from 2010-01-01
@@ -27,6 +29,17 @@ _HEADER = struct.Struct(">BBBBBBIIIHH")
 _FIELD_NAMESPACE, _FIELD_SET, _FIELD_DIGEST, _FIELD_BATCH = 0, 1, 4, 41
 _BATCH_REPEAT, _BATCH_INFO, _BATCH_GENERATION, _BATCH_TTL, _BATCH_INFO4 = 1, 2, 4, 8, 16
 _WRITE_OP = 2
+
+
+_PARTITIONS = 4096
+
+
+def join(*nodes: AerospikeNode) -> None:
+    """Make a cluster of them: each is master of a part of the partitions, and nobody keeps copies."""
+    for number, node in enumerate(nodes):
+        node.generation += 1
+        node.peers = [other for other in nodes if other is not node]
+        node.partitions = range(_PARTITIONS * number // len(nodes), _PARTITIONS * (number + 1) // len(nodes))
 
 
 @dataclass
@@ -56,7 +69,13 @@ class _Request:
 class AerospikeNode:
     """A node on a free port of 127.0.0.1; a context manager."""
 
-    def __init__(self, *, max_record_size: int = 1 << 20, nsup_period: int = 10, port: int = 0) -> None:
+    def __init__(
+        self, *, max_record_size: int = 1 << 20, nsup_period: int = 10, port: int = 0, number: int = 1
+    ) -> None:
+        self.name = f"BB900000000000{number}"
+        self.peers: list[AerospikeNode] = []  # the others of its cluster, see `join`
+        self.partitions = range(_PARTITIONS)
+        self.generation = 0
         self.max_record_size = max_record_size
         self.nsup_period = nsup_period
         self.records: dict[bytes, Record] = {}
@@ -118,13 +137,15 @@ class AerospikeNode:
             with self._lock:
                 self.records.clear()
             return "ok"
-        bitmap = base64.b64encode(b"\xff" * 512).decode()
+        owned = np.isin(np.arange(_PARTITIONS), self.partitions)
+        bitmap = base64.b64encode(np.packbits(owned).tobytes()).decode()
+        others = ",".join(f"[{peer.name},,[127.0.0.1:{peer.port}]]" for peer in self.peers)
         return {
-            "node": "BB9000000000001",
+            "node": self.name,
             "build": "8.0.0.15",
-            "partition-generation": "0",
-            "peers-generation": "0",
-            "peers-clear-std": f"0,{self.port},[]",
+            "partition-generation": str(self.generation),
+            "peers-generation": str(self.generation),
+            "peers-clear-std": f"{self.generation},{self.port},[{others}]",
             "replicas": f"{NAMESPACE}:0,1,{bitmap}",
             "features": "batch-any;batch-index;blob-bits;cdt-list;cdt-map;float;pscans;query-show;pquery",
             "cluster-name": "null",

@@ -98,6 +98,8 @@ class AerospikeStore:
         self._ttl: int | None = address.ttl_s
         self._breaker = breaker or Breaker()
         self._lock = threading.Lock()
+        self._copies = 1
+        self._this_call = threading.local()  # failed: whether something of it failed without an exception
         self._client: Any = None
         self._closed = False
         self._connected = threading.Event()
@@ -157,9 +159,11 @@ class AerospikeStore:
 
     def size(self) -> tuple[int, int]:
         command = f"sets/{self._address.namespace}/{self._address.set}"
-        answer = _settings(str(self._call(lambda: self._client.info_random_node(command)) or ""), ":")
-        used = answer.get("data_used_bytes") or answer.get("memory_data_bytes") or "0"
-        return int(answer.get("objects", "0")), int(used)
+        nodes = self._call(lambda: _ask_all(self._client, command, ":")) or []
+        copies = max(1, min(self._copies, len(nodes)))  # each node counts what it holds, copies for others included
+        records = sum(int(node.get("objects", "0")) for node in nodes)
+        used = sum(int(node.get("data_used_bytes") or node.get("memory_data_bytes") or "0") for node in nodes)
+        return records // copies, used // copies
 
     def close(self) -> None:
         with self._lock:
@@ -178,6 +182,7 @@ class AerospikeStore:
         if not self._connected.wait(CONNECT_DEADLINE_S) or self._client is None:
             self._breaker.failed(time.monotonic())
             return None
+        self._this_call.failed = False
         try:
             result = call()
         except exception.RecordNotFound:
@@ -185,13 +190,15 @@ class AerospikeStore:
         except exception.AerospikeError as error:
             self._note(error.code, f"{type(error).__name__}: {error.msg}")
             return None
-        self._breaker.succeeded()
+        if not self._this_call.failed:
+            self._breaker.succeeded()
         return result
 
     def _note(self, code: int, text: str) -> None:
         if code in _REFUSALS:
             self._breaker.succeeded()
         else:
+            self._this_call.failed = True
             self._breaker.failed(time.monotonic())
         self._count(failures=1, reason=text)
 
@@ -213,11 +220,11 @@ class AerospikeStore:
         self._connected.set()
 
     def _read_limits(self, client: Any) -> None:
-        answer = client.info_random_node(f"get-config:context=namespace;id={self._address.namespace}")
-        settings = _settings(str(answer).partition("\t")[2], ";")
-        if settings.get("max-record-size", "").isdecimal() and int(settings["max-record-size"]) > 0:
-            self.record_limit = int(settings["max-record-size"])
-        if settings.get("nsup-period") == "0" and settings.get("allow-ttl-without-nsup") != "true":
+        nodes = _ask_all(client, f"get-config:context=namespace;id={self._address.namespace}", ";")
+        sizes = [int(node["max-record-size"]) for node in nodes if node.get("max-record-size", "").isdecimal()]
+        self.record_limit = min(filter(None, sizes), default=DEFAULT_RECORD_LIMIT)
+        self._copies = max([int(node.get("replication-factor", "1")) for node in nodes], default=1)
+        if any(node.get("nsup-period") == "0" and node.get("allow-ttl-without-nsup") != "true" for node in nodes):
             self._ttl = None  # a time to live would be refused
 
     # --- records ------------------------------------------------------------------------------------------------
@@ -358,16 +365,23 @@ def _configuration(address: Address) -> dict[str, Any]:
         "policies": {
             "read": {"total_timeout": 500, "socket_timeout": 200, "max_retries": 1},
             "write": {"total_timeout": 1000, "socket_timeout": 1000, "max_retries": 0},
-            "batch": {"total_timeout": 3000, "socket_timeout": 1500, "max_retries": 1},
+            # what is read in the last fifth of its time to live is given all of it anew
+            "batch": {"total_timeout": 3000, "socket_timeout": 1500, "max_retries": 1, "read_touch_ttl_percent": 80},
             "info": {"timeout": 1000},
         },
     }
 
 
+def _ask_all(client: Any, command: str, separator: str) -> list[dict[str, str]]:
+    """What each node that answers says, as dictionaries."""
+    answers = client.info_all(command).values()
+    return [_settings(str(text).partition("\t")[2], separator) for error, text in answers if not error and text]
+
+
 def _settings(text: str, separator: str) -> dict[str, str]:
     """`a=1;b=2` as a dictionary."""
-    pairs = (item.partition("=") for item in text.strip().split(separator))
-    return {key.rpartition("\t")[2]: value for key, equals, value in pairs if equals}
+    pairs = (item.partition("=") for item in text.strip(";\n ").split(separator))
+    return {key: value for key, equals, value in pairs if equals}
 
 
 def _groups(items: Sequence[Any], size: int) -> Iterator[Any]:
