@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import dada
-from dada.errors import DataError
+from dada.errors import DataError, UsageError
 from dada.grid import ScanGrid
 from dada.simulate import Simulation, simulate
 from tests.harness import scans
@@ -165,12 +165,41 @@ def test_computing_again_says_when_the_data_changed(tmp_path: Path) -> None:
 
 def test_python_has_the_same_names(simulated: Path, tmp_path: Path) -> None:
     result = dada.stxm(
-        simulated, shape=(ROWS, COLUMNS), center=(180, 170), rings={"near": (10, 40)}, store=tmp_path, jobs=1
+        simulated, shape=(ROWS, COLUMNS), center=(180, 170), roi={"near": (10, 40)}, store=tmp_path, jobs=1
     )
     assert result.maps["near"].values.shape == (ROWS, COLUMNS)
     assert result.maps["comh"].unit == "px"
-    again = dada.stxm(simulated, shape=(ROWS, COLUMNS), center=(180, 170), rings={"near": (10, 40)}, store=tmp_path)
+    again = dada.stxm(simulated, shape=(ROWS, COLUMNS), center=(180, 170), roi={"near": (10, 40)}, store=tmp_path)
     assert again.progress.computed == 0
+
+
+def test_python_says_how_a_scan_was_taken(tmp_path: Path) -> None:
+    master = scans.legacy(tmp_path / "scan", scans.frames(11))
+    options = {"zigzag": True, "missing": [3], "step": (0.5, 0.25), "roi": {"a": (2, 9)}, "threshold": 1, "store": False}
+    result = dada.stxm(master, (3, 4), **options)
+    assert result.map_ptr[1].tolist() == [6, 5, 4, 3]
+    assert (result.options.grid.step, result.options.grid.unit) == ((0.5, 0.25), "um")
+    assert "a" in result.maps
+    for wrong in ({"grid": ScanGrid((3, 4)), "zigzag": True}, {"zigzag": True}, {}):
+        with pytest.raises(UsageError):
+            dada.stxm(master, **wrong)
+
+
+def test_python_asks_the_store(simulated: Path, tmp_path: Path) -> None:
+    import dada.results
+
+    store = tmp_path / "store"
+    first = dada.stxm(simulated, (ROWS, COLUMNS), store=store)
+    ((name, run),) = dada.results.list(store).items()
+    assert (name, run["options"]["scan"]) == (first.run_id, str(simulated))
+    assert dada.results.show(name[:6], store)["run"] == name
+    again = dada.results.export(name, tmp_path / "out.h5", store=store)
+    assert again.progress.computed == 0
+    assert (tmp_path / "out.h5").exists()
+    assert dada.results.prune(size="0", store=store)[0] > 0
+    assert dada.results.export(name, store=store).progress.computed == ROWS * COLUMNS
+    with pytest.raises(UsageError, match="no run begins"):
+        dada.results.show("zzz", store)
 
 
 def test_the_output_opens_as_nexus(simulated: Path, tmp_path: Path) -> None:
