@@ -175,7 +175,14 @@ def test_python_has_the_same_names(simulated: Path, tmp_path: Path) -> None:
 
 def test_python_says_how_a_scan_was_taken(tmp_path: Path) -> None:
     master = scans.legacy(tmp_path / "scan", scans.frames(11))
-    options = {"zigzag": True, "missing": [3], "step": (0.5, 0.25), "roi": {"a": (2, 9)}, "threshold": 1, "store": False}
+    options = {
+        "zigzag": True,
+        "missing": [3],
+        "step": (0.5, 0.25),
+        "roi": {"a": (2, 9)},
+        "threshold": 1,
+        "store": False,
+    }
     result = dada.stxm(master, (3, 4), **options)
     assert result.map_ptr[1].tolist() == [6, 5, 4, 3]
     assert (result.options.grid.step, result.options.grid.unit) == ((0.5, 0.25), "um")

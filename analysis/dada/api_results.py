@@ -31,9 +31,7 @@ def show(run: str, store: Store = None) -> dict[str, Any]:
     return {"run": run_id, **description}
 
 
-def export(
-    run: str, output: str | Path | None = None, png: str | Path | None = None, store: Store = None
-) -> Any:
+def export(run: str, output: str | Path | None = None, png: str | Path | None = None, store: Store = None) -> Any:
     """The result of a run, written where `output` and `png` say; what the store no longer has is computed again. Raises
     UsageError where the run had a mask that is not kept.
     """
@@ -81,4 +79,3 @@ def _found(store: ResultsStore, name: str) -> tuple[str, dict[str, Any]]:
         what = "no run begins" if not found else f"{len(found)} runs begin"
         raise UsageError(f"{what} with {name}; `dada results list` shows them all")
     return found[0]
-

@@ -39,7 +39,7 @@ def run(
     workers: Callable[[], Workers],
     notify: Callback = lambda progress: None,
 ) -> ScanSums:
-    """Sums of the wanted frames (bool, one a frame of the scan) and, where most of a patch is wanted, of the rest of it.
+    """Sums of the wanted frames (bool, one a frame of the scan) and of the others in a patch most of which is wanted.
 
     workers: called only when something is left to compute. notify: called after each patch. Raises what
     `engine.run_patches` raises.

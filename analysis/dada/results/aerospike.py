@@ -375,7 +375,7 @@ def _configuration(address: Address) -> dict[str, Any]:
 def _ask_all(client: Any, command: str, separator: str) -> list[dict[str, str]]:
     """What each node that answers says, as dictionaries."""
     answers = client.info_all(command).values()
-    return [_settings(str(text).partition("\t")[2], separator) for error, text in answers if not error and text]
+    return [_settings(str(text).rpartition("\t")[2], separator) for error, text in answers if not error and text]
 
 
 def _settings(text: str, separator: str) -> dict[str, str]:
