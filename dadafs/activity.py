@@ -26,9 +26,12 @@ HELPER = "(reading ahead)"
 
 
 class Process:
-    """What one process has read through this mount. `waits` of its `reads` had to wait, for `seconds` together."""
+    """What one process has read through this mount. `waits` of its `reads` had to wait, for `seconds` together.
 
-    __slots__ = ("bytes", "command", "pid", "reads", "seconds", "then", "uid", "waits")
+    `tiers`: how many of these each tier of the head had answered.
+    """
+
+    __slots__ = ("bytes", "command", "pid", "reads", "seconds", "then", "tiers", "uid", "waits")
 
     def __init__(self, pid: int, uid: int, command: str) -> None:
         self.pid = pid
@@ -36,6 +39,7 @@ class Process:
         self.command = command
         self.reads = self.bytes = self.waits = 0
         self.seconds = 0.0
+        self.tiers: dict[str, int] = {}
         self.then = (0, 0.0)  # bytes and seconds when the head was told last
 
     def as_dict(self) -> dict[str, Any]:
@@ -48,6 +52,7 @@ class Process:
             "bytes": self.bytes,
             "waits": self.waits,
             "seconds": round(self.seconds, 6),
+            "tiers": dict(self.tiers),
         }
 
 
@@ -100,6 +105,7 @@ class Activity:
         """A read could be answered after `seconds`; the head had last answered for this file from `tier`."""
         process.waits += 1
         process.seconds += seconds
+        process.tiers[tier] = process.tiers.get(tier, 0) + 1
         self._reads.append(Waited(time.time() - seconds, path, offset, size, seconds, tier, process))
 
     def processes(self) -> list[dict[str, Any]]:

@@ -15,15 +15,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dadafs.errors import UserError
-from dadafs.mount_options import Target, parse_target
+import trio
+
+from dadafs.counters import Counters
+from dadafs.errors import ExitCode, UserError
+from dadafs.mount_options import MountOptions, Target, parse_target, resolve
 from dadafs.mount_table import FSTYPE, Mount, mount_at
+from dadafs.quantity import format_duration
+from dadafs.session import Session, SessionOptions
 from dadafs.status_socket import ask
 
 FUSE_CONF = Path("/etc/fuse.conf")
 #: The oldest kernel whose FUSE allows requests of 1 MiB.
 OLDEST_KERNEL = (4, 20)
+FSTAB = Path("/etc/fstab")
 _CONNECT_WITHIN = 5.0
+#: How long a session that is opened to see whether it can be may take to say what time it is there.
+_SESSION_WITHIN = 10.0
+#: Clocks that differ by more are wrong, whatever the way between them took.
+_CLOCKS_AGREE = 30.0
 _SMALL_MTU = 1400
 
 
@@ -36,15 +46,84 @@ class Finding:
     advice: str = ""
 
 
-def examine(mountpoint: str) -> list[Finding]:
+def examine(mountpoint: str, fstab: Path = FSTAB) -> list[Finding]:
     """Everything worth looking at for the mount at `mountpoint`, or for one that is to be made there."""
     there = mount_at(mountpoint)
     findings = [kernel(platform.release()), device(), *unprivileged(os.geteuid(), FUSE_CONF)]
     if there is None or there.fstype != FSTYPE:
-        findings.append(Finding(f"{mountpoint} is not mounted", "note", f"dadafs mount HOST:/EXPORT {mountpoint}"))
-        return findings
+        return [*findings, *to_be_mounted(mountpoint, fstab)]
     findings += process(there, mountpoint)
     return findings
+
+
+def to_be_mounted(mountpoint: str, fstab: Path) -> Iterator[Finding]:
+    """What stands in fstab for `mountpoint`, tried without mounting: whether the head admits us, and its clock."""
+    line = _line_of(fstab, mountpoint)
+    if line is None:
+        yield Finding(f"{mountpoint} is not mounted", "note", f"dadafs mount HOST:/EXPORT {mountpoint}")
+        return
+    yield Finding(f"{mountpoint} is not mounted, but in {fstab}", "note", f"mount {mountpoint}")
+    try:
+        options = resolve(line[0], mountpoint, dash_o=(line[1],))
+        ahead = trio.run(_try_session, options)
+    except UserError as problem:
+        yield Finding(str(problem), "bad", "the mount would fail in the same way")
+        if problem.exit_code == ExitCode.UNREACHABLE:
+            yield from head(options.target)
+        return
+    yield Finding(f"{options.target} admits this node", "ok")
+    yield from clock(ahead)
+
+
+def _line_of(fstab: Path, mountpoint: str) -> tuple[str, str] | None:
+    """Source and options of a mount of ours in fstab."""
+    if fstab.exists():
+        for line in fstab.read_text(errors="surrogateescape").splitlines():
+            fields = line.split()
+            if len(fields) >= 4 and fields[1].rstrip("/") == mountpoint and fields[2] in {"dadafs", FSTYPE}:
+                return fields[0], fields[3]
+    return None
+
+
+async def _try_session(options: MountOptions) -> float | None:
+    """Open a session as the mount would, and end it; how far our clock is ahead. Raises UserError."""
+    target = options.target
+    session = Session(
+        SessionOptions(
+            target.host, target.port, target.export, key_file=options.key_file, tls=options.tls, data_channels=1
+        ),
+        Counters(),
+    )
+    problem = None
+    async with trio.open_nursery() as nursery:
+        try:
+            await session.start(nursery)
+        except UserError as error:
+            problem = error
+        else:
+            with trio.move_on_after(_SESSION_WITHIN):
+                await session.clock_told.wait()
+            await session.stop()
+        nursery.cancel_scope.cancel()
+    if problem is not None:
+        raise problem
+    return session.clock_ahead
+
+
+def clock(ahead: float | None) -> Iterator[Finding]:
+    """Whether this machine and the head agree on the time."""
+    if ahead is None:
+        return
+    if abs(ahead) <= _CLOCKS_AGREE:
+        yield Finding("the clocks of this machine and the head agree", "ok")
+        return
+    way = "ahead of" if ahead > 0 else "behind"
+    yield Finding(
+        f"this machine's clock is {format_duration(abs(round(ahead)))} {way} the head's",
+        "bad",
+        "let NTP set both (`timedatectl set-ntp true`, or chrony); promises hold meanwhile, but times of files and "
+        "logs mislead, and certificates may look expired",
+    )
 
 
 def kernel(release: str) -> Finding:
@@ -100,7 +179,11 @@ def session(report: Mapping[str, Any]) -> Iterator[Finding]:
     if report["session"]["connected"]:
         yield Finding(f"connected with {report['head']}", "ok")
     else:
-        yield Finding(f"no session with {report['head']}", "bad", "see .dadafs/log, and the next lines")
+        why = report["session"]["trouble"]
+        yield Finding(
+            f"no session with {report['head']}", "bad", f"{why or 'see the next lines,'} `.dadafs/log` has the rest"
+        )
+    yield from clock(report["session"]["clock_ahead_s"])
 
 
 def readahead(report: Mapping[str, Any]) -> Iterator[Finding]:

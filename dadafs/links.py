@@ -203,7 +203,7 @@ class Links:
                 control = await self._connect("control", 0, max(self._silence, 1.0))
             except (ConnectFailed, Refusal, UserError) as error:
                 self._counters.connect_failures += 1
-                self.trouble = str(error)
+                self.trouble = str(refused(self.address, error) if isinstance(error, Refusal) else error)
                 if isinstance(error, Refusal | UserError) and str(error) != told:
                     told = str(error)
                     log.error("cannot reconnect to %s: %s; trying on", self.address, told)

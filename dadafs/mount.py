@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from dadafs import fuse_adapter, kernel_tuning, status_socket
+from dadafs import __version__, fuse_adapter, kernel_tuning, status_socket
 from dadafs.control import Control
 from dadafs.counters import Counters
 from dadafs.errors import ExitCode, UserError
@@ -244,6 +244,7 @@ class MountProcess:
     def _report(self, session: Session, operations: Operations, cache: RamCache) -> Report:
         report = Report(
             {
+                "version": __version__,
                 "source": str(self._options.target),
                 "mountpoint": self._options.mountpoint,
                 "export": self._options.target.export,
@@ -254,6 +255,8 @@ class MountProcess:
             "session",
             lambda: {
                 "connected": session.connected,
+                "trouble": session.trouble or None,
+                "clock_ahead_s": None if session.clock_ahead is None else round(session.clock_ahead, 3),
                 "generation": session.generation,
                 "freshness_s": session.leases.freshness,
                 "retry_s": session.options.retry,

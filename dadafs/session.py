@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -147,6 +148,8 @@ class Session:
             data_channels=options.data_channels,
             keepalive_interval=self.leases.keepalive_interval(),
         )
+        self.clock_ahead: float | None = None  # of the head's, in s, when it last said; the way here is counted in
+        self.clock_told = trio.Event()
         self._overtaken = Overtaken()
         self._welcome: Welcome | None = None
         self.mapping: Mapping | None = None  # of users and groups; None: they are what they are
@@ -190,6 +193,11 @@ class Session:
     def connected(self) -> bool:
         """Whether the control channel stands."""
         return self._links.control is not None
+
+    @property
+    def trouble(self) -> str:
+        """Why there is no session, as the last attempt to open one found; empty while there is one."""
+        return self._links.trouble
 
     def deadline(self) -> float:
         """When a request that begins now gives up."""
@@ -235,6 +243,9 @@ class Session:
     def _pushed(self, message: Message) -> None:
         if isinstance(message, Pass):
             self.leases.passed(message.sent_ns / 1e9)
+            if message.wall_ns:
+                self.clock_ahead = (time.time_ns() - message.wall_ns) / 1e9
+                self.clock_told.set()
             return
         if isinstance(message, Changes):
             for change in message.changes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from dadafs import __version__
 from dadafs.errors import UserError
 from dadafs.wire.paths import BadPath, check
 from dadafsd import origin_mount
@@ -77,6 +79,7 @@ class Admin:
         head = self._head
         return {
             "name": head.config.name,
+            "version": __version__,
             "pid": os.getpid(),
             "address": head.address,
             "started_at": head.started_at,
@@ -128,6 +131,9 @@ class Admin:
     async def bundle(self, request: Request) -> Reply:
         """Everything for a bug report."""
         return {
+            "machine": {"system": list(os.uname()), "python": sys.version, "cpus": os.cpu_count()},
+            "log": self._head.recent_log.content().decode(errors="replace").splitlines(),
+            "pins": (await self.pins({}))["pins"],
             "status": await self.status({}),
             "counters": await self.counters({}),
             "sessions": (await self.sessions({}))["sessions"],

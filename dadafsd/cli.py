@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -35,8 +36,10 @@ def command(files: tuple[Path, ...], exports: tuple[str, ...], show_config: bool
         return
     standing = {"head": config.name}
     set_up_logging("dadafsd", config.settings["log_level"], standing=standing, foreground=True, times=False)
+    head = Head(config)
+    logging.getLogger().addHandler(head.recent_log)
     try:
-        trio.run(Head(config).run)
+        trio.run(head.run)
     except BaseExceptionGroup as group:
         raise _only(group) from None
 

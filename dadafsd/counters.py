@@ -24,12 +24,13 @@ class Tally:
 
 @dataclass
 class ScanTally:
-    """Reads of one scan; `waits` of them had to wait for `seconds` together."""
+    """Reads of one scan; `waits` of them had to wait for `seconds` together. `tiers`: bytes by who answered."""
 
     reads: int = 0
     bytes: int = 0
     waits: int = 0
     seconds: float = 0.0
+    tiers: dict[str, int] = field(default_factory=dict)
 
 
 #: Scans that are counted at a time; the one opened longest ago is forgotten first.

@@ -14,6 +14,7 @@ import trio
 
 from dadafs.errors import ExitCode, UserError
 from dadafs.quantity import format_size
+from dadafs.report import RecentLog
 from dadafs.wire.channel import ChannelClosed
 from dadafs.wire.frame import FrameError
 from dadafs.wire.server import Doorkeeper, TurnedAway, authenticate
@@ -50,6 +51,7 @@ class Head:
 
     def __init__(self, config: HeadConfig) -> None:
         self.config = config
+        self.recent_log = RecentLog()  # for a bug report; whoever sets up logging adds it
         self.auth = authentication(config)
         self.counters = Counters()
         self.sessions = Sessions()

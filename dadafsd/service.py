@@ -384,6 +384,7 @@ class Service:
         if file.scan is not None:
             file.scan.reads += 1
             file.scan.bytes += size
+            file.scan.tiers[found.tier] = file.scan.tiers.get(found.tier, 0) + size
         return reply
 
     # --- leases ---------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -264,7 +265,7 @@ class LocalWatch:
         self._read_events()
         if self.book.dirty or self._looking.locked():
             await self._look()
-        session.outbox.post(Pass(sent_ns))
+        session.outbox.post(Pass(sent_ns, time.time_ns()))
 
     async def _look_at_open_files(self) -> None:
         """Find writes through shared mappings, which raise no event, in the files that nodes hold open."""

@@ -7,6 +7,7 @@ for those that would change it (apt-get, sudo, python3 -m venv, pip).
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -73,7 +74,8 @@ class Machine:
                 (place / name).write_text("1\n")
         for name in ("README.md", "LICENSE"):
             (self.checkout / name).touch()
-        (self.checkout / "dadafsd").mkdir()
+        for name in ("dadafsd", "docs", "systemd", "completion"):
+            (self.checkout / name).mkdir()
 
     def program(self, name: str, text: str, folder: Path | None = None) -> None:
         path = (folder or self.bin) / name
@@ -220,3 +222,10 @@ def test_a_checkout_that_belongs_to_somebody_else(tmp_path: Path) -> None:
     assert machine.calls("pip")[0].endswith(f" {venv}/source"), "the build cannot write into the checkout"
     assert (venv / "source" / "dadafs" / "native" / "meson.build").exists()
     assert (venv / "bin" / "hello").exists()
+
+
+def test_the_copy_that_is_built_from_has_all_that_the_wheel_takes() -> None:
+    (copied,) = re.findall(r'cp -R (.*) "\$venv/source"', (REPOSITORY / "run").read_text())
+    named = re.findall(r"'([^']+)'", (REPOSITORY / "meson.build").read_text())
+    taken = {name.split("/")[0] for name in named if (REPOSITORY / name).exists()}
+    assert {"dadafs", "docs", "completion"} <= taken <= set(copied.split())

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from dadafs.ctl.client import DEFAULT_SOCKET
 from dadafsd.config import METRICS_PORT
 from tests.conftest import REPOSITORY
 
@@ -121,3 +122,10 @@ def test_the_ports_of_metrics_are_the_same_everywhere() -> None:
     assert example()["metrics"] == f"0.0.0.0:{METRICS_PORT}", "Prometheus comes from another machine"
     (listen,) = settings("dadafs-metrics.service", "Environment")
     assert scraped["dadafs"] == {listen.rpartition(":")[2]}
+
+
+def test_head_and_mounts_do_not_share_a_directory_of_sockets() -> None:
+    """systemd gives the directory to the unit's user at each start: one of two users would lose it."""
+    (head,), (mount,) = (settings(unit, "RuntimeDirectory") for unit in ("dadafsd.service", "dadafs@.service"))
+    assert head != mount
+    assert example()["admin_socket"] == f"/run/{head}/admin.sock" == DEFAULT_SOCKET

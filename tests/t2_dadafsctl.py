@@ -78,7 +78,8 @@ def test_status_is_one_screen_with_tiers_and_exports(ctl: Ctl) -> None:
 
 
 def test_warm_follows_the_links_of_a_master_file(ctl: Ctl) -> None:
-    ctl("warm", "scan/master.h5")
+    job = ctl("warm", "scan/master.h5", "--follow=50ms")
+    assert "fragments" in job.stdout
     wait_until(
         lambda: sum(answer(ctl("--json", "cached", "scan/data_000001.h5"))["tiers"].values()) > 3 << 20,
         "the linked data file is on the SSD",
@@ -130,7 +131,10 @@ def test_top_jobs_bundle_and_completion(ctl: Ctl, tmp_path: Path) -> None:
     ctl("jobs")
     output = tmp_path / "bundle.json"
     ctl("bundle", "-o", str(output))
-    assert "tasks" in json.loads(output.read_text())
+    bundle = json.loads(output.read_text())
+    assert {"machine", "status", "settings", "counters", "tasks", "threads", "pins"} <= bundle.keys()
+    assert bundle["status"]["version"]
+    assert any("export data: " in line for line in bundle["log"]), bundle["log"]
     for shell in ("bash", "zsh"):
         script = ctl("completion", shell).stdout
         for program in ("DADAFS", "DADAFSD", "DADAFSCTL", "DADA"):
@@ -185,6 +189,9 @@ def test_status_and_top_say_who_reads_what(ctl: Ctl, head: HeadProcess) -> None:
             console = Console(width=160, file=io.StringIO())
             console.print(top_screen(before, after, sessions, recent))
             shown = console.file.getvalue()  # type: ignore[attr-defined]
+            assert re.search(r"^data\s+0\s+\S+ [KM]iB/s", shown, re.MULTILINE), "the export, which nobody has mounted"
+            scan = next(row for row in after["scans"] if row["scan"] == "scan/data")
+            assert sum(scan["tiers"].values()) == scan["bytes"] > 3 << 20
             assert re.search(r"node17 \(gone\)\s+data\s+\S+ [KM]iB/s", shown)
             assert re.search(r"data\s+scan/data\s+\S+ [KM]iB/s\s+\d+", shown), "the series of data files"
 

@@ -120,6 +120,36 @@ def test_each_export_keeps_its_fragments_where_it_says(head: HeadProcess, admin:
     assert exports == {"both": ["shm", "nvme"], "disk": ["nvme"]}
 
 
+def test_an_export_has_fragments_of_the_size_that_it_says(tmp_path: Path, expected_log: ExpectedLog) -> None:
+    (tmp_path / "tree").mkdir()
+    content = os.urandom(MIB)
+    (tmp_path / "tree" / "file").write_bytes(content)
+    config = tmp_path / "dadafsd.toml"
+    config.write_text(f"""
+        [[export]]
+        name = "small"
+        directory = "{tmp_path}/tree"
+        fragment_size = "256KiB"
+    """)
+    head = HeadProcess(tmp_path / "head", {}, options=("--config", str(config)))
+
+    async def main() -> None:
+        async with connected(head.port, "small") as node:
+            assert node.welcome.fragment_size == MIB // 4
+            assert await node.read_file(await node.open(b"file")) == content
+        admin = Socket(head.admin_socket)
+        (export,) = admin.ask("status")["exports"]
+        assert export["fragment_size"] == MIB // 4
+        served = sum(row["reads"] for row in admin.ask("counters")["served"])
+        assert served == 4, "one read a fragment"
+
+    try:
+        trio.run(main)
+    finally:
+        head.stop()
+    head.check_log(expected_log)
+
+
 def test_admission_goes_by_path_and_number_of_reads(head: HeadProcess, admin: Socket) -> None:
     for _ in range(3):
         assert fetch(head, "disk", b"never.log") == "origin"

@@ -54,6 +54,8 @@ def test_a_process_is_known_with_what_it_read_and_waited_for(served: Mounted) ->
     whole = sum(one["bytes"] for one in after["processes"])
     assert whole >= 3 * MIB, "some of it read ahead, where the kernel may not be told to"
     assert 0 < cat["waits"] <= cat["reads"]
+    assert sum(cat["tiers"].values()) == cat["waits"]
+    assert cat["tiers"].keys() <= {"origin", "memory", "ssd"}
     assert "who reads" in ctl("top", str(served.mnt), "--count", "1", "--interval", "50ms").stdout
 
 
@@ -122,6 +124,8 @@ def test_a_bundle_of_a_mount_that_hangs(served: Mounted, tmp_path: Path) -> None
     assert healthy["status"]["mountpoint"] == str(served.mnt)
     assert healthy["mount"]["fstype"] == "fuse.dadafs"
     assert healthy["process"]["threads"]
+    assert healthy["version"] == healthy["status"]["version"]
+    assert {finding["state"] for finding in healthy["doctor"]} >= {"ok"}
     assert any("is mounted on" in line for line in healthy["log"]["lines"])
     os.kill(served.mount.pid, signal.SIGSTOP)
     try:
@@ -132,3 +136,4 @@ def test_a_bundle_of_a_mount_that_hangs(served: Mounted, tmp_path: Path) -> None
     assert "does not answer" in hanging["status"]["error"]
     assert hanging["mount"]["mountpoint"] == str(served.mnt)
     assert "fuse" in hanging
+    assert any("does not answer" in finding["what"] for finding in hanging["doctor"])

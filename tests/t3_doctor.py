@@ -9,14 +9,16 @@ import socket
 import urllib.request
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dadafs import doctor
 from dadafs.errors import ExitCode
 from dadafs.mount_options import Target
 from tests.checklogs import ExpectedLog
-from tests.conftest import Mounted
-from tests.harness.processes import MountProcess, wait_until
+from tests.conftest import Mounted, need_fuse
+from tests.harness.processes import HeadProcess, MountProcess, wait_until
+from tests.harness.stepped_clock import SteppedClock
 from tests.t3_mount_life import dadafs
 
 
@@ -120,3 +122,98 @@ def test_metrics_tell_what_the_report_tells(mounted: Mounted, tmp_path: Path, ex
     assert families["dadafs_connected"].samples[0].value == 1
     assert all(name.startswith("dadafs_") for name in families)
     assert {"dadafs_late", "dadafs_wasted", "dadafs_eio", "dadafs_reads"} <= families.keys()
+
+
+# --- clocks and keys ----------------------------------------------------------------------------------------------
+
+
+def key_file(path: Path, secret: str) -> Path:
+    path.touch(mode=0o600)
+    path.write_text(f"main: {secret}, long enough for a key\n")
+    return path
+
+
+def test_clocks_that_disagree(tmp_path: Path, expected_log: ExpectedLog) -> None:
+    need_fuse()
+    (tmp_path / "tree").mkdir()
+    clock = SteppedClock(tmp_path)
+    head = HeadProcess(tmp_path / "head", {"data": tmp_path / "tree"}, env=clock.env)
+    mount = MountProcess(tmp_path / "mnt", head.address, "data", tmp_path / "mount.log")
+    try:
+        wait_until(lambda: "head agree" in dadafs("doctor", mount.mountpoint).stdout, "the head has told its time")
+        expected_log.add("the clock was set by")
+        clock.set(7200)
+        wait_until(
+            lambda: "2h behind the head's" in dadafs("doctor", mount.mountpoint).stdout, "the difference is seen"
+        )
+        done = dadafs("doctor", mount.mountpoint)
+        assert done.returncode == ExitCode.FAILED
+        assert "NTP" in done.stdout
+        fstab = tmp_path / "fstab"
+        fstab.write_text(f"{head.address}:/data /elsewhere dadafs ro,_netdev 0 0\n")
+        assert any("behind" in finding.what for finding in doctor.examine("/elsewhere", fstab)), "without mounting, too"
+    finally:
+        mount.unmount()
+        head.stop()
+    head.check_log(expected_log)
+
+
+def test_a_key_that_is_wrong_since_the_head_has_another(tmp_path: Path, expected_log: ExpectedLog) -> None:
+    need_fuse()
+    (tmp_path / "tree").mkdir()
+    key = key_file(tmp_path / "key", "the first")
+    head = HeadProcess(tmp_path / "head", {"data": tmp_path / "tree"}, options=("--key-file", str(key)))
+    options = ("--key-file", str(key))
+    mount = MountProcess(tmp_path / "mnt", head.address, "data", tmp_path / "mount.log", options=options)
+    try:
+        head.stop()
+        other = key_file(tmp_path / "other", "the second")
+        options = ("--key-file", str(other))
+        head = HeadProcess(tmp_path / "head", {"data": tmp_path / "tree"}, port=head.port, options=options)
+        wait_until(lambda: "refuses" in dadafs("doctor", mount.mountpoint).stdout, "the head refuses the old key")
+        assert "give the mount the key file of the head" in dadafs("doctor", mount.mountpoint).stdout
+        key.write_text(other.read_text())
+        wait_until(lambda: "no session" not in dadafs("doctor", mount.mountpoint).stdout, "it was put right")
+    finally:
+        mount.unmount()
+        head.stop()
+
+
+def test_a_line_of_fstab_is_tried_before_anybody_mounts_it(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    right, wrong = key_file(tmp_path / "right", "the right one"), key_file(tmp_path / "wrong", "another one")
+    head = HeadProcess(tmp_path / "head", {"data": tmp_path / "tree"}, options=("--key-file", str(right)))
+    fstab = tmp_path / "fstab"
+
+    def said(options: str, export: str = "data") -> str:
+        fstab.write_text(
+            f"# a comment\n/dev/sda1 / ext4 rw 0 1\n{head.address}:/{export} /beamline dadafs ro,{options} 0 0\n"
+        )
+        findings = doctor.to_be_mounted("/beamline", fstab)
+        return "\n".join(f"{finding.state} {finding.what}: {finding.advice}" for finding in findings)
+
+    try:
+        assert "ok" in said(f"key_file={right}")
+        assert "bad" not in said(f"key_file={right}")
+        assert "give the mount the key file of the head" in said(f"key_file={wrong}")
+        assert "check the name of the export" in said(f"key_file={right}", "nothing")
+        assert "did you mean 'freshness'" in said("freshnes=1s")
+    finally:
+        head.stop()
+    assert "nothing listens" in said(f"key_file={right}")
+
+
+def test_a_small_mtu_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        target = Target("127.0.0.1", listener.getsockname()[1], "data")
+        assert not any("MTU" in finding.what for finding in doctor.head(target)), "loopback has a large one"
+        monkeypatch.setattr(doctor, "_mtu", lambda peer: 1280)
+        (small,) = [finding for finding in doctor.head(target) if "MTU of 1280" in finding.what]
+        assert (small.state, bool(small.advice)) == ("note", True)
+
+
+@pytest.mark.parametrize(("ahead", "state"), [(0.2, "ok"), (-29.0, "ok"), (31.0, "bad"), (-7200.0, "bad")])
+def test_how_far_clocks_may_differ(ahead: float, state: str) -> None:
+    (finding,) = doctor.clock(ahead)
+    assert finding.state == state
+    assert list(doctor.clock(None)) == [], "a head that does not say"

@@ -49,7 +49,10 @@ trap - EXIT
 for page in man1/dadafs.1 man1/dada.1 man5/dadafsd.toml.5 man8/mount.dadafs.8 man8/dadafsd.8 man8/dadafsctl.8; do
     test -s installed/share/man/$page
 done
+test -s installed/share/bash-completion/completions/dadafsctl
+test -s installed/share/zsh/site-functions/_dadafsctl
 test -s installed/share/dadafs/systemd/dadafsd.service
+test -s installed/share/dadafs/systemd/dadafs.sysusers.conf
 test -s installed/share/dadafs/monitoring/dashboard.json
 test -x installed/bin/mount.dadafs
 echo the whole job is done

@@ -24,6 +24,8 @@ from dadafs.mount_table import mounts
 from dadafs.quantity import format_duration, format_size, parse_duration
 
 Command = Callable[..., Any]
+#: All that a shell completes.
+PROGRAMS = ("dadafs", "dadafsd", "dadafsctl", "dada")
 
 
 class Context:
@@ -314,7 +316,13 @@ def reset(context: Context, name: str, mountpoint: str | None) -> None:
 @cli.command()
 @click.argument("path")
 @_export
-@click.option("--follow", metavar="TIME", help="Go on while the scan is written, until nothing changed for so long.")
+@click.option(
+    "--follow",
+    metavar="[TIME]",
+    is_flag=False,
+    flag_value="1min",
+    help="Go on while the scan is written, until nothing changed for TIME (1min if behind PATH without one).",
+)
 @click.option("--no-links", is_flag=True, help="Do not follow the external links of HDF5 files.")
 @pass_context
 def warm(context: Context, path: str, export: str | None, follow: str | None, no_links: bool) -> None:
@@ -425,12 +433,17 @@ def drain(context: Context) -> None:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the completion of dadafs, dadafsd, dadafsctl and dada for SHELL, e.g. for /etc/bash_completion.d/dadafs."""
+    for program in PROGRAMS:
+        click.echo(completion_script(shell, program))
+
+
+def completion_script(shell: str, program: str) -> str:
+    """What has `shell` ask `program` itself how a word that was begun may go on."""
     from click.shell_completion import get_completion_class
 
     made = get_completion_class(shell)
     assert made is not None
-    for program in ("dadafs", "dadafsd", "dadafsctl", "dada"):
-        click.echo(made(cli, {}, program, f"_{program.upper()}_COMPLETE").source())
+    return made(cli, {}, program, f"_{program.upper()}_COMPLETE").source()
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from dadafs.errors import ExitCode, UserError
 
 #: Where the service's socket is, unless --socket or DADAFS_ADMIN_SOCKET say otherwise.
-DEFAULT_SOCKET = "/run/dadafs/admin.sock"
+DEFAULT_SOCKET = "/run/dadafsd/admin.sock"
 PATIENCE = 30.0
 _LONGEST_REPLY = 64 << 20
 

@@ -15,6 +15,7 @@ from dadafs.quantity import format_size
 def top_screen(before: Reply, after: Reply, seconds: float) -> RenderableType:
     """What happened between two answers of `activity`, by process, and the latest reads that had to wait."""
     then = {(one["pid"], one["command"]): one for one in before["processes"]}
+    names = sorted({name for one in after["processes"] for name in one["tiers"]})
     rows = []
     for one in after["processes"]:
         old = then.get((one["pid"], one["command"]), defaultdict(int))
@@ -24,9 +25,19 @@ def top_screen(before: Reply, after: Reply, seconds: float) -> RenderableType:
         waiting = one["seconds"] - old["seconds"]
         own = f"{1 - waits / reads:.1%}"
         mean = f"{1000 * waiting / waits:.1f} ms" if waits else "-"
-        rows.append((size, (one["command"], one["pid"], f"{format_size(round(size / seconds))}/s", reads, own, mean)))
+        tiers = [one["tiers"].get(name, 0) - (old["tiers"] or {}).get(name, 0) for name in names]
+        rate = f"{format_size(round(size / seconds))}/s"
+        rows.append((size, (one["command"], one["pid"], rate, reads, own, *tiers, mean)))
     rows.sort(key=lambda row: -row[0])
-    columns = ("process", "pid ", "throughput ", "reads ", "answered at once ", "mean wait ")
+    columns = (
+        "process",
+        "pid ",
+        "throughput ",
+        "reads ",
+        "at once ",
+        *(f"from {name} " for name in names),
+        "mean wait ",
+    )
     return Group(
         table(columns, [row for _, row in rows[:20]], "who reads"),
         Text(),

@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from dadafs import status_socket
+from dadafs import __version__, status_socket
 from dadafs.ctl.client import Reply
 from dadafs.ctl.places import mount_of
 from dadafs.errors import UserError
@@ -50,11 +50,15 @@ class Mountpoint:
             if "error" in asked[command]:  # one wait is enough
                 break
         pid = asked["status"].get("pid")
+        from dadafs.doctor import examine
+
         return {
+            "version": __version__,
             "mount": {**vars(self.mount), "options": list(self.mount.options)},
             "machine": {"system": list(platform.uname()), "memory": _text(Path("/proc/meminfo"))},
             "fuse": self._fuse(),
             **asked,
+            "doctor": [vars(finding) for finding in examine(self.place)],
             "process": _process(Path("/proc") / str(pid)) if isinstance(pid, int) else {},
         }
 

@@ -167,6 +167,8 @@ def top_screen(before: Reply, after: Reply, sessions: Reply, recent: Reply) -> R
         for row in recent["reads"][:10]
     ]
     return Group(
+        _top_exports(before, after, sessions["sessions"], seconds),
+        Text(),
         _top_nodes(before, after, {row["node"] for row in sessions["sessions"]}, seconds),
         Text(),
         _top_scans(before, after, seconds),
@@ -176,22 +178,49 @@ def top_screen(before: Reply, after: Reply, sessions: Reply, recent: Reply) -> R
     )
 
 
+def _top_exports(before: Reply, after: Reply, sessions: Sequence[Reply], seconds: float) -> RenderableType:
+    names = _tier_names(after)
+    rows = [
+        (export, sum(row["export"] == export for row in sessions), *_rates(tiers, names, seconds))
+        for (export,), tiers in _served(before, after, ("export",))
+    ]
+    columns = ("export", "nodes ", "throughput ", *(f"{name} " for name in names), "mean wait ")
+    return table(columns, rows, "exports (bytes per second, by the tier that answered)")
+
+
 def _top_nodes(before: Reply, after: Reply, connected: set[str], seconds: float) -> RenderableType:
-    names = list(dict.fromkeys(row["tier"] for row in after["tiers"]))
-    nodes: dict[tuple[str, str], dict[str, Reply]] = defaultdict(dict)
-    for row in _differences(before["served"], after["served"], ("export", "node", "tier")):
-        nodes[row["node"], row["export"]][row["tier"]] = row
-    rows = []
-    for (node, export), tiers in sorted(nodes.items(), key=lambda item: -sum(row["bytes"] for row in item[1].values())):
-        cells = [format_size(round(tiers[name]["bytes"] / seconds)) if name in tiers else "-" for name in names]
-        whole = format_size(round(sum(row["bytes"] for row in tiers.values()) / seconds))
-        shown = node if node in connected else f"{node} (gone)"
-        rows.append((shown, export, f"{whole}/s", *cells, _mean_wait(list(tiers.values()))))
+    names = _tier_names(after)
+    rows = [
+        (node if node in connected else f"{node} (gone)", export, *_rates(tiers, names, seconds))
+        for (node, export), tiers in _served(before, after, ("node", "export"))
+    ]
     columns = ("node", "export", "throughput ", *(f"{name} " for name in names), "mean wait ")
-    return table(columns, rows, "nodes (bytes per second, by the tier that answered)")
+    return table(columns, rows, "nodes")
+
+
+def _tier_names(counters: Reply) -> list[str]:
+    return list(dict.fromkeys(row["tier"] for row in counters["tiers"]))
+
+
+def _served(before: Reply, after: Reply, group: Sequence[str]) -> list[tuple[tuple[str, ...], dict[str, Reply]]]:
+    """What was sent meanwhile by `group`, and in each by tier; those that were sent most come first."""
+    found: dict[tuple[str, ...], dict[str, Reply]] = defaultdict(lambda: defaultdict(lambda: defaultdict(int)))
+    for row in _differences(before["served"], after["served"], ("export", "node", "tier")):
+        sums = found[tuple(row[name] for name in group)][row["tier"]]
+        for name in ("bytes", "waits", "seconds"):
+            sums[name] += row[name]
+    return sorted(found.items(), key=lambda item: -sum(row["bytes"] for row in item[1].values()))
+
+
+def _rates(tiers: dict[str, Reply], names: Sequence[str], seconds: float) -> list[str]:
+    """Cells: bytes per second, of all and of each tier, and the mean wait."""
+    cells = [format_size(round(tiers[name]["bytes"] / seconds)) if name in tiers else "-" for name in names]
+    whole = format_size(round(sum(row["bytes"] for row in tiers.values()) / seconds))
+    return [f"{whole}/s", *cells, _mean_wait(list(tiers.values()))]
 
 
 def _top_scans(before: Reply, after: Reply, seconds: float) -> RenderableType:
+    names = _tier_names(after)
     scans = [row for row in _differences(before["scans"], after["scans"], ("export", "scan")) if row["reads"]]
     rows = [
         (
@@ -199,11 +228,13 @@ def _top_scans(before: Reply, after: Reply, seconds: float) -> RenderableType:
             row["scan"] or "/",
             f"{format_size(round(row['bytes'] / seconds))}/s",
             row["reads"],
+            *(format_size(round(row["tiers"][name] / seconds)) if row["tiers"].get(name) else "-" for name in names),
             _mean_wait([row]),
         )
         for row in sorted(scans, key=lambda row: -row["bytes"])[:10]
     ]
-    return table(("export", "scan", "throughput ", "reads ", "mean wait "), rows, "scans")
+    columns = ("export", "scan", "throughput ", "reads ", *(f"{name} " for name in names), "mean wait ")
+    return table(columns, rows, "scans")
 
 
 def _top_processes(sessions: Reply) -> list[RenderableType]:
@@ -227,11 +258,18 @@ def _differences(before: Sequence[Reply], after: Sequence[Reply], key: Sequence[
     grown = []
     for row in after:
         old = then.get(tuple(row[name] for name in key), {})
-        counts = {name: value - old.get(name, 0) for name, value in row.items() if name not in key}
+        counts = {name: _grown(value, old.get(name)) for name, value in row.items() if name not in key}
         if counts["reads"] < 0:  # forgotten meanwhile, and counted anew
             counts = {name: row[name] for name in counts}
         grown.append({name: row[name] for name in key} | counts)
     return grown
+
+
+def _grown(value: Any, before: Any) -> Any:
+    """By how much a number, or each number of a table, is larger than before."""
+    if isinstance(value, dict):
+        return {name: number - (before or {}).get(name, 0) for name, number in value.items()}
+    return value - (before or 0)
 
 
 def _mean_wait(rows: Sequence[Reply]) -> str:

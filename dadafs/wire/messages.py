@@ -414,10 +414,11 @@ class Changes(Message, frozen=True, tag=60):
 
 class Pass(Message, frozen=True, tag=61):
     """Every change the head knew of when it received the `Keepalive` sent at `sent_ns` was pushed before
-    this.
+    this. `wall_ns` is the head's wall clock, for whoever wonders whether clocks agree; 0 where it does not say.
     """
 
     sent_ns: int
+    wall_ns: int = 0
 
 
 class LeasesLost(Message, frozen=True, tag=62):

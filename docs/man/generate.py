@@ -210,7 +210,7 @@ PAGES = (
         sections={
             "SIGNALS": lambda: [
                 *tagged("SIGTERM, SIGINT", "Drain: nodes are told, what is under way is finished, then it ends."),
-                *tagged("SIGHUP", "Read the keys and certificates again, and open the exported directories anew."),
+                *tagged("SIGHUP", "Read configuration, keys and certificates again; what needs a restart is logged by name."),
                 *tagged("SIGUSR1", "Write the stacks of all threads and tasks to stderr."),
             ],
             "FILES": lambda: tagged("/etc/dadafs/dadafsd.toml", "The configuration, unless --config names others."),
@@ -239,7 +239,7 @@ PAGES = (
             "EXAMPLE": lambda: example(
                 'listen = "0.0.0.0:7070"',
                 'key_file = "/etc/dadafs/key"',
-                'admin_socket = "/run/dadafs/admin.sock"',
+                'admin_socket = "/run/dadafsd/admin.sock"',
                 "",
                 "[[export]]",
                 'name = "beamline"',
