@@ -31,6 +31,10 @@ class Calibration:
     head_cpu_s_per_gib: float
     frames_per_s_per_core: float
     bytes_per_frame: float
+    #: What readers and the kernel's network cost beside the two programs: on a node, its reducing cores pay it.
+    other_cpu_s_per_gib: float = 0.0
+    #: What the head pays on top for bytes that it has to fetch from the origin and write to its SSD.
+    fill_cpu_s_per_gib: float = 0.0
     #: Share of a link's bits that is content.
     payload_share: float = 1448 / 1538
     measured: str = ""
@@ -46,6 +50,8 @@ class Cluster:
     heads: int = 1
     #: Cores that one head process can use for serving: its loop is one thread.
     head_cores: int = 1
+    #: Threads of the head that fetch from the origin.
+    fill_threads: int = 8
     head_link: float = 20e9 / 8
     ssd: float = 3e9
     #: A filer behind 20 Gbit/s.
@@ -62,11 +68,12 @@ class Cluster:
 
 @dataclass
 class Server:
-    """`slots` workers at a queue; remembers how long they were busy."""
+    """`slots` workers at a queue, who may need one of the cores of `machine` too; remembers how long they were busy."""
 
     env: simpy.Environment
     name: str
     slots: int
+    machine: Server | None = None
     queue: simpy.Resource = field(init=False)
     busy: float = 0.0
 
@@ -77,7 +84,10 @@ class Server:
         """Wait for a worker, then for `seconds`."""
         with self.queue.request() as turn:
             yield turn
-            yield self.env.timeout(seconds)
+            if self.machine is None:
+                yield self.env.timeout(seconds)
+            else:
+                yield from self.machine.serve(seconds)
         self.busy += seconds
 
     def utilisation(self) -> float:
@@ -113,19 +123,25 @@ class Simulation:
         self.window = window
         self.env = simpy.Environment()
         self.chance = random.Random(1)
-        shared = None if cluster.one_machine_cores is None else self._server("machine cpu", cluster.one_machine_cores)
-        heads = range(cluster.heads)
+        cores = cluster.one_machine_cores
+        self.machine = None if cores is None else Server(self.env, "machine cpu", cores)
+        heads, nodes = range(cluster.heads), range(cluster.nodes)
         self.origin = self._server("origin", 1)
         self.ssd = [self._server("ssd", 1) for _ in heads]
-        self.head_cpu = [shared or self._server("head cpu", cluster.head_cores) for _ in heads]
+        self.head_cpu = [self._cpu("head cpu", cluster.head_cores) for _ in heads]
+        self.head_fill = [self._cpu("head fill", cluster.fill_threads) for _ in heads]
         self.head_link = [self._server("head link", 1) for _ in heads]
-        self.node_link = [self._server("node link", 1) for _ in range(cluster.nodes)]
-        self.node_cpu = [shared or self._server("node client", 1) for _ in range(cluster.nodes)]
-        self.node_cores = [shared or self._server("reduction", cluster.cores_per_node) for _ in range(cluster.nodes)]
+        self.node_link = [self._server("node link", 1) for _ in nodes]
+        self.node_cpu = [self._cpu("node client", 1) for _ in nodes]
+        self.node_cores = [self._cpu("reduction", cluster.cores_per_node) for _ in nodes]
         self._known: dict[int, simpy.Event] = {}
 
     def _server(self, name: str, slots: int) -> Server:
         return Server(self.env, name, slots)
+
+    def _cpu(self, name: str, slots: int) -> Server:
+        """A server that computes: in the laboratory on the cores that all share."""
+        return Server(self.env, name, slots, self.machine)
 
     def run(self, batches: int = 40) -> Outcome:
         """All nodes at once until the last has finished."""
@@ -137,8 +153,17 @@ class Simulation:
 
     def _utilisation(self) -> dict[str, float]:
         kinds: dict[str, list[Server]] = {}
-        groups = (self.ssd, self.head_cpu, self.head_link, self.node_link, self.node_cpu, self.node_cores)
-        for server in [self.origin, *(server for group in groups for server in group)]:
+        single = [self.origin] if self.machine is None else [self.origin, self.machine]
+        groups = (
+            self.ssd,
+            self.head_cpu,
+            self.head_fill,
+            self.head_link,
+            self.node_link,
+            self.node_cpu,
+            self.node_cores,
+        )
+        for server in [*single, *(server for group in groups for server in group)]:
             kinds.setdefault(server.name, []).append(server)
         return {name: sum(s.utilisation() for s in servers) / len(servers) for name, servers in kinds.items()}
 
@@ -161,13 +186,15 @@ class Simulation:
         yield from self.head_link[head].serve(self.batch / (cluster.head_link * costs.payload_share))
         yield from self.node_link[index].serve(self.batch / (cluster.node_link * costs.payload_share))
         yield from self.node_cpu[index].serve(costs.node_cpu_s_per_gib * gib)
+        if costs.other_cpu_s_per_gib:
+            yield from self.node_cores[index].serve(costs.other_cpu_s_per_gib * gib)
         window.release(turn)
         if cluster.reduces:
             yield from self._reduce(index)
 
     def _reduce(self, index: int) -> Generator[simpy.Event, Any, None]:
         """The frames of a batch, spread over the cores of the node."""
-        cores = self.cluster.one_machine_cores or self.cluster.cores_per_node
+        cores = self.cluster.cores_per_node
         seconds = self.batch / self.calibration.bytes_per_frame / self.calibration.frames_per_s_per_core / cores
         yield self.env.all_of([self.env.process(self.node_cores[index].serve(seconds)) for _ in range(cores)])
 
@@ -183,6 +210,8 @@ class Simulation:
             yield from self.ssd[head].serve(self.batch / self.cluster.ssd)
         else:
             yield from self.origin.serve(self.batch / self.cluster.origin)
+            if self.calibration.fill_cpu_s_per_gib:
+                yield from self.head_fill[head].serve(self.calibration.fill_cpu_s_per_gib * self.batch / GIB)
         there.succeed()
 
 

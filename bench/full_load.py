@@ -1,12 +1,13 @@
 """The head under its full load: many clients at once, each in a namespace of its own behind a shaped link.
 
-`python -m bench.full_load [--clients 24] [--rate 1gbit] [--mib 64] [--json FILE]`
+`python -m bench.full_load [--clients 24] [--rate 100mbit --rate none] [--mib 32] [--json FILE]`
 
 Every client reads one file from the beginning to the end, all at the same moment: the same file (a scan that every
 node analyses) or each another one. Cold: the head has nothing cached and reads the origin; warm: it has everything,
 and only the nodes are fresh. The head's own counters say how often it read the origin: N readers of one file must
-cost one reading. Everything runs on this one machine, so its cores are shared by the head, all nodes and the
-readers; what is CPU-bound here is not on 25 machines, and `bench/simulate.py` uses the CPU seconds per GiB instead.
+cost one reading. Everything runs on this one machine, so its cores are shared by the head, all nodes and the readers;
+`cores busy` is the CPU time of the whole machine, interrupts included, in units of one core: where that is all of them,
+they and not the links set the speed. What is CPU-bound here is not on 25 machines; `bench/simulate.py` says what is.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ import click
 from bench.lab import data, report
 from bench.lab.needs import reason_without_fuse, reason_without_namespaces
 from bench.lab.network import Network, network
-from bench.lab.side import Side
+from bench.lab.side import Side, machine_cpu_seconds
 from bench.lab.stopping import clean_up_on_sigterm
-from bench.loads import WrongBytes, check, read_whole, touched
+from bench.loads import Buffer, WrongBytes, check, read_whole, touched
 from bench.mounts import alone
 from bench.peers.base import Site, unmount
 from bench.peers.dadafs import Dadafs, mount_dadafs
@@ -51,12 +52,15 @@ class Crowd:
     lock: Path | None
 
 
+def bytes_per_s(rate: str) -> float:
+    """What a link of `rate`, e.g. `1gbit`, carries in a second."""
+    unit = next(unit for unit in UNITS if rate.endswith(unit))
+    return float(rate.removesuffix(unit)) * UNITS[unit] / 8
+
+
 def link_limit(crowd: Crowd) -> float | None:
     """Bytes a second of file content that all links together can carry; None where they are not shaped."""
-    if crowd.rate is None:
-        return None
-    unit = next(unit for unit in UNITS if crowd.rate.endswith(unit))
-    return crowd.clients * float(crowd.rate.removesuffix(unit)) * UNITS[unit] / 8 * PAYLOAD_SHARE
+    return None if crowd.rate is None else crowd.clients * bytes_per_s(crowd.rate) * PAYLOAD_SHARE
 
 
 def name_of(index: int) -> str:
@@ -107,8 +111,8 @@ class Clients:
         return max(site.node.peak_bytes() for site in self.sites)
 
 
-def _read_all(sites: Sequence[Site], pattern: str, size: int) -> list[float]:
-    """Every client reads its file, all begin at once; seconds of each until its end."""
+def _read_all(sites: Sequence[Site], pattern: str, size: int) -> tuple[list[float], list[Buffer]]:
+    """Every client reads its file, all begin at once; seconds of each until its end, and what it read."""
     wanted = [0 if pattern == "same" else index for index in range(len(sites))]
     buffers = [touched(size) for _ in sites]
     begin = threading.Barrier(len(sites))
@@ -125,23 +129,27 @@ def _read_all(sites: Sequence[Site], pattern: str, size: int) -> list[float]:
         thread.join()
     if len(took) != len(sites):
         raise WrongBytes("a client failed")
-    for index, buffer in enumerate(buffers):
-        check(Path(name_of(wanted[index])), buffer, wanted[index])
-    return [took[index] for index in range(len(sites))]
+    return [took[index] for index in range(len(sites))], buffers
 
 
 def _round(head: Dadafs, clients: Clients, crowd: Crowd, pattern: str) -> dict[str, Any]:
     """Mount everywhere, read everything once, unmount."""
     clients.mount()
     try:
-        origin, cpu = head.origin(), (head.site.head.cpu_seconds(), clients.cpu_seconds())
-        begin = time.perf_counter()
         with alone(crowd.lock):
-            took = _read_all(clients.sites, pattern, crowd.size)
+            origin, cpu = head.origin(), (head.site.head.cpu_seconds(), clients.cpu_seconds())
+            begin, machine = time.perf_counter(), machine_cpu_seconds()
+            took, buffers = _read_all(clients.sites, pattern, crowd.size)
+            wall, machine = time.perf_counter() - begin, machine_cpu_seconds() - machine
         busy = head.site.head.cpu_seconds() - cpu[0], clients.cpu_seconds() - cpu[1]
         after = head.origin()
+        for index, buffer in enumerate(buffers):
+            number = 0 if pattern == "same" else index
+            check(Path(name_of(number)), buffer, number)
         row = _figures(crowd, pattern, took)
-        row["wall s"] = time.perf_counter() - begin
+        row["wall s"] = wall
+        row["machine cpu s/GiB"] = machine / row["bytes"] * GIB
+        row["cores busy"] = machine / wall
         row["head cpu s/GiB"], row["node cpu s/GiB"] = (value / row["bytes"] * GIB for value in busy)
         row["origin reads"] = after.get("reads", 0) - origin.get("reads", 0)
         row["origin bytes"] = after.get("bytes", 0) - origin.get("bytes", 0)
@@ -158,6 +166,7 @@ def _figures(crowd: Crowd, pattern: str, took: Sequence[float]) -> dict[str, Any
     speed, limit = total / max(took), link_limit(crowd)
     each = [crowd.size / seconds / 1e6 for seconds in took]
     return {
+        "link": crowd.rate or "unshaped",
         "pattern": pattern,
         "bytes": total,
         "unique bytes": crowd.size * (1 if pattern == "same" else crowd.clients),
@@ -176,8 +185,8 @@ def measure(crowd: Crowd, patterns: Sequence[str], tree: Path, scratch: Path) ->
     data.read_everything(tree)
     for pattern in patterns:
         with network(crowd.clients, crowd.rate) as net, contextlib.ExitStack() as stack:
-            work = scratch / pattern
-            work.mkdir()
+            work = scratch / (crowd.rate or "unshaped") / pattern
+            work.mkdir(parents=True)
             side = Side(net.head, work)
             stack.callback(side.close)
             head = Dadafs(Site(tree, work, work / "mnt", side, side))
@@ -185,7 +194,9 @@ def measure(crowd: Crowd, patterns: Sequence[str], tree: Path, scratch: Path) ->
             clients = Clients(net, work, head)
             for state in ("cold", "warm"):
                 row = {"state": state, **_round(head, clients, crowd, pattern)}
-                print(f"{pattern} {state}: {report.number(row['MB/s'])} MB/s", file=sys.stderr, flush=True)
+                print(
+                    f"{row['link']} {pattern} {state}: {report.number(row['MB/s'])} MB/s", file=sys.stderr, flush=True
+                )
                 yield row
 
 
@@ -199,6 +210,7 @@ COLUMNS = (
     "origin per unique byte",
     "head cpu s/GiB",
     "node cpu s/GiB",
+    "cores busy",
     "head MiB",
     "node MiB",
 )
@@ -206,12 +218,19 @@ COLUMNS = (
 
 def table_rows(rows: Sequence[dict[str, Any]]) -> list[list[object]]:
     """The lines of the table."""
-    return [[f"{row['pattern']}, head {row['state']}", *[row[key] for key in COLUMNS]] for row in rows]
+    return [[f"{row['link']}, {row['pattern']}, head {row['state']}", *[row[key] for key in COLUMNS]] for row in rows]
 
 
 @click.command(help=__doc__)
 @click.option("--clients", default=24, show_default=True, type=click.IntRange(1, 500))
-@click.option("--rate", default="1gbit", show_default=True, help="Of each node's link; `none` leaves it unshaped.")
+@click.option(
+    "--rate",
+    "rates",
+    multiple=True,
+    default=("1gbit",),
+    show_default=True,
+    help="Of each node's link; `none` leaves it unshaped. May be given several times.",
+)
 @click.option("--mib", default=64, show_default=True, help="What each client reads.")
 @click.option("--quick", is_flag=True, help="Two clients, small files: only check that it runs.")
 @click.option("--work", type=click.Path(path_type=Path), help="Where the test data is kept; default temporary.")
@@ -220,7 +239,7 @@ def table_rows(rows: Sequence[dict[str, Any]]) -> list[list[object]]:
 @click.option("--markdown", is_flag=True, help="Print the table in Markdown.")
 def main(
     clients: int,
-    rate: str,
+    rates: tuple[str, ...],
     mib: int,
     quick: bool,
     work: Path | None,
@@ -232,19 +251,19 @@ def main(
     if reason:
         print(f"skipped: {reason}")
         return
-    shaped = None if rate == "none" else rate
-    crowd = Crowd(2, shaped, 2 * data.MIB, lock) if quick else Crowd(clients, shaped, mib * data.MIB, lock)
+    count, size = (2, 2 * data.MIB) if quick else (clients, mib * data.MIB)
+    crowds = [Crowd(count, None if rate == "none" else rate, size, lock) for rate in rates]
     clean_up_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="dadabench-", ignore_cleanup_errors=True) as scratch:
-        tree = (work or Path(scratch)) / f"crowd-{crowd.size}"
-        rows = list(measure(crowd, PATTERNS, tree, Path(scratch)))
+        tree = (work or Path(scratch)) / f"crowd-{size}"
+        rows = [row for crowd in crowds for row in measure(crowd, PATTERNS, tree, Path(scratch))]
     if markdown:
         print(report.markdown(["load", *COLUMNS], table_rows(rows)))
     else:
-        title = f"{crowd.clients} clients at {rate}"
+        title = f"{count} clients at once"
         report.console().print(report.table(title, ["load", *COLUMNS], table_rows(rows)))
     if json_path:
-        content = report.document("full load", rows, clients=crowd.clients, rate=shaped, bytes_each=crowd.size)
+        content = report.document("full load", rows, clients=count, rates=rates, bytes_each=size)
         report.write_json(json_path, content)
 
 

@@ -26,6 +26,7 @@ import xxhash
 
 from bench.lab.data import MIB, Sizes, Tree, checksum, content
 from bench.lab.report import percentiles
+from bench.lab.side import machine_cpu_seconds
 
 READ_SIZE = MIB
 #: How many random reads of a size, per thread; bounded by the file so that no offset comes twice.
@@ -73,9 +74,12 @@ def sequential(tree: Tree) -> Figures:
     """One file from the beginning to the end, in reads of 1 MiB."""
     path = tree.root / tree.BIG
     data = touched(tree.sizes.big_bytes)
+    before = machine_cpu_seconds()
     seconds = read_whole(path, data)
+    busy = machine_cpu_seconds() - before
     check(path, data, tree.SEED_BIG)
-    return {"MB/s": len(data) / seconds / 1e6, "seconds": seconds, "bytes": len(data)}
+    costs = {"machine cpu s/GiB": busy / len(data) * 2**30}
+    return {"MB/s": len(data) / seconds / 1e6, "seconds": seconds, "bytes": len(data), **costs}
 
 
 def readers(tree: Tree) -> Figures:

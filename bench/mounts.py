@@ -31,7 +31,9 @@ from bench.peers.base import Peer, Site
 from bench.peers.catalogue import PEERS
 
 GIB = 2**30
-SIZES = {"quick": data.QUICK, "small": data.SMALL, "full": data.FULL}
+SIZES = {"quick": data.QUICK, "small": data.SMALL, "medium": data.MEDIUM, "full": data.FULL}
+#: What a peer may die of without ending the measurement.
+TROUBLE = (NotReady, loads.WrongBytes, OSError, RuntimeError)
 #: Loads whose warm repetition says something.
 WARM = {"sequential", "readers", "metadata", "small_files", "frames", "chunks", "random_4k_1"}
 #: The figure of each load that goes into the table.
@@ -70,19 +72,18 @@ def alone(lock: Path | None) -> Iterator[None]:
         yield
 
 
-def _measured(site: Site, name: str, tree: data.Tree) -> dict[str, float]:
+def _measured(peer: Peer, name: str, tree: data.Tree) -> dict[str, float]:
     """One run of load `name` on a mounted tree, with what it cost on both sides."""
-    sides = {"head": site.head, "node": site.node}
+    sides = {"head": peer.site.head, "node": peer.site.node}
     for side in sides.values():
         side.reset_peak()
     before = {key: side.cpu_seconds() for key, side in sides.items()}
-    figures = loads.run(name, tree)
+    figures = peer.run(name, tree)
     for key, side in sides.items():
-        cpu = side.cpu_seconds() - before[key]
-        figures[f"{key} cpu s"] = cpu
+        cpu = figures.setdefault(f"{key} cpu s", side.cpu_seconds() - before[key])
         if figures.get("bytes", 0) > 0:
             figures[f"{key} cpu s/GiB"] = cpu / figures["bytes"] * GIB
-        figures[f"{key} MiB"] = side.peak_bytes() / 2**20
+        figures.setdefault(f"{key} MiB", side.peak_bytes() / 2**20)
     return figures
 
 
@@ -94,9 +95,9 @@ def _repeated(peer: Peer, name: str, plan: Plan) -> dict[str, dict[str, float]]:
         with alone(plan.lock):
             peer.mount()
             try:
-                runs["cold"].append(_measured(peer.site, name, tree))
-                if name in WARM:
-                    runs["warm"].append(_measured(peer.site, name, tree))
+                runs["cold"].append(_measured(peer, name, tree))
+                if name in WARM and peer.keeps:
+                    runs["warm"].append(_measured(peer, name, tree))
             finally:
                 peer.unmount()
     return {state: report.median_rows(rows) for state, rows in runs.items() if rows}
@@ -115,9 +116,14 @@ def _rows_of(peer_type: type[Peer], site: Site, plan: Plan) -> Iterator[dict[str
         for name in plan.loads:
             if peer.loads and name not in peer.loads:
                 continue
-            for state, figures in _repeated(peer, name, plan).items():
+            try:
+                made = _repeated(peer, name, plan)
+            except TROUBLE as error:  # the next load may work
+                yield {"peer": peer.name, "problem": f"{name}: {error}"}
+                continue
+            for state, figures in made.items():
                 yield {"peer": peer.name, "load": name, "state": state, **figures}
-    except (NotReady, loads.WrongBytes, OSError, RuntimeError) as error:
+    except TROUBLE as error:
         yield {"peer": peer.name, "problem": str(error)}
     finally:
         peer.stop()

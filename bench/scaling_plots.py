@@ -48,10 +48,9 @@ def _scaling(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def _tiers(tiers: Sequence[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    for loops in dict.fromkeys(row["serving loops"] for row in tiers):
-        mine = [row for row in tiers if row["serving loops"] == loops]
-        label = f"head with {loops} serving loop{'s' if loops > 1 else ''}"
-        axes.plot([100 * row["cached"] for row in mine], [row["frames/s"] for row in mine], "o-", label=label)
+    for name in dict.fromkeys(row["installation"] for row in tiers):
+        mine = [row for row in tiers if row["installation"] == name]
+        axes.plot([100 * row["cached"] for row in mine], [row["frames/s"] for row in mine], "o-", label=name)
         for row in mine:
             place = (100 * row["cached"], row["frames/s"])
             axes.annotate(row["bottleneck"], place, textcoords="offset points", xytext=(-12, 7), fontsize=7)

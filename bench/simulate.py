@@ -17,23 +17,35 @@ from typing import Any
 
 import click
 
-from bench.cluster_model import GIB, Calibration, Cluster, Outcome, simulate, sweep
+from bench.cluster_model import MIB, Calibration, Cluster, Outcome, Simulation, simulate, sweep
+from bench.full_load import bytes_per_s
 from bench.lab import report
 
 RESULTS = Path(__file__).parent / "results"
 NODES = [1, 2, 4, 8, 16, 24, 48, 100, 200, 400, 1000]
 BIG_SCAN = 1_000_000
+#: A link, or a disk behind the page cache, that limits nothing.
+UNSHAPED = 1e11
+#: What a node asks for at a time, and how many of these it has on their way.
+FRAGMENT = MIB
+AHEAD = 8
 SCENARIOS: dict[str, Cluster] = {
     "as installed: 1 Gbit/s nodes, one head": Cluster(1),
     "two heads": Cluster(1, heads=2),
     "10 Gbit/s nodes": Cluster(1, node_link=10e9 / 8),
     "10 Gbit/s nodes, two heads": Cluster(1, node_link=10e9 / 8, heads=2),
-    "head with four serving processes": Cluster(1, head_cores=4),
-    "four processes, 100 Gbit/s": Cluster(1, head_cores=4, head_link=100e9 / 8, ssd=12e9),
+    "head with 100 Gbit/s and four SSDs": Cluster(1, head_link=100e9 / 8, ssd=12e9),
+    "the same, head with four serving loops": Cluster(1, head_cores=4, head_link=100e9 / 8, ssd=12e9),
     "nothing cached, each node its own scan": Cluster(1, cached=0.0),
     "nothing cached, all nodes one scan": Cluster(1, cached=0.0, sharing=1000),
 }
-#: How much of what is read again the SSD tier holds, for the question of its size.
+#: Installations for the question of the SSD tier's size.
+TIERED: dict[str, Cluster] = {
+    "24 nodes, 1 Gbit/s": Cluster(24),
+    "24 nodes, 10 Gbit/s": Cluster(24, node_link=10e9 / 8),
+    "24 nodes, 10 Gbit/s, two heads": Cluster(24, node_link=10e9 / 8, heads=2),
+}
+#: How much of what is read again the SSD tier holds.
 CACHED = [0.0, 0.25, 0.5, 0.75, 0.9, 1.0]
 
 
@@ -46,14 +58,23 @@ def load_calibration(path: Path) -> Calibration:
 
 
 def calibrate(results: Path) -> dict[str, Any]:
-    """The calibration from the measured figures: CPU of a cold sequential read (warm head), frames of a local job."""
+    """The calibration from the measured figures of one mount: nothing of the full load, which the model has to say.
+
+    CPU of a cold sequential read with a warm head, frames of a local job, and what a cold head costs more than a warm
+    one.
+    """
     mounts, job = (json.loads((results / name).read_text()) for name in ("mounts.json", "whole_job.json"))
     wanted = {"peer": "dadafs", "load": "sequential", "state": "cold"}
     warm = next(row for row in mounts["rows"] if wanted.items() <= row.items())
-    local = next(row for row in job["rows"] if row["state"] == "local")
+    local, cold, filled = (
+        next(row for row in job["rows"] if row["state"] == state) for state in ("local", "cold", "warm head")
+    )
+    programs = warm["node cpu s/GiB"] + warm["head cpu s/GiB"]
     made = Calibration(
         node_cpu_s_per_gib=warm["node cpu s/GiB"],
         head_cpu_s_per_gib=warm["head cpu s/GiB"],
+        other_cpu_s_per_gib=max(0.0, warm["machine cpu s/GiB"] - programs),
+        fill_cpu_s_per_gib=max(0.0, cold["head cpu s/GiB"] - filled["head cpu s/GiB"]),
         frames_per_s_per_core=local["frames/s per core"],
         bytes_per_frame=local["bytes"] / local["frames"],
         measured=mounts["date"],
@@ -62,38 +83,47 @@ def calibrate(results: Path) -> dict[str, Any]:
 
 
 def check(results: Path, calibration: Calibration) -> list[dict[str, Any]]:
-    """What the model says of the laboratory's own full load, beside what was measured there."""
-    load = json.loads((results / "full_load.json").read_text())
-    rate = {"100mbit": 1e8 / 8, "1gbit": 1e9 / 8}.get(load["rate"], 1e11)
-    lines = []
-    for row in load["rows"]:
-        cluster = Cluster(
-            load["clients"],
-            node_link=rate,
-            head_link=1e11,
-            sharing=load["clients"] if row["pattern"] == "same" else 1,
-            one_machine_cores=load["machine"]["cores"],
-            reduces=False,
-        )
-        costs = replace(
-            calibration,
-            node_cpu_s_per_gib=row["node cpu s/GiB"] + reader_cost(row, load["machine"]["cores"]),
-            head_cpu_s_per_gib=row["head cpu s/GiB"],
-        )
-        said = simulate(cluster, costs).bytes_per_s / 1e6
-        lines.append({**row, "model MB/s": said, "model / measured": said / row["MB/s"]})
-    return lines
+    """What the model says of the laboratory's own full load, beside what was measured there.
 
-
-def reader_cost(row: dict[str, Any], cores: int) -> float:
-    """CPU seconds per GiB of everything else on the laboratory's cores: the readers and the kernel's network.
-
-    They belong to no process of head or node; a copy out of the page cache and two passes through the network stack
-    cost about half a second per GiB on the machines this was written on.
+    Twice: with the calibration, and with the CPU seconds per GiB that the same load took itself. The second tells
+    whether the queues are right, the first in addition whether a byte costs 24 small nodes what it costs one.
     """
-    used = row["node cpu s/GiB"] + row["head cpu s/GiB"]
-    wall = cores * row["seconds"] / row["bytes"] * GIB
-    return min(0.5, max(0.0, wall - used))
+    load = json.loads((results / "full_load.json").read_text())
+    return [_checked(row, load, calibration) for row in load["rows"]]
+
+
+def _checked(row: dict[str, Any], load: dict[str, Any], calibration: Calibration) -> dict[str, Any]:
+    cluster = Cluster(
+        load["clients"],
+        node_link=UNSHAPED if row["link"] == "unshaped" else bytes_per_s(row["link"]),
+        head_link=UNSHAPED,
+        ssd=UNSHAPED,
+        origin=UNSHAPED,
+        cached=0.0 if row["state"] == "cold" else 1.0,
+        sharing=load["clients"] if row["pattern"] == "same" else 1,
+        one_machine_cores=load["machine"]["cores"],
+        reduces=False,
+    )
+    own = replace(
+        calibration,
+        node_cpu_s_per_gib=row["node cpu s/GiB"],
+        head_cpu_s_per_gib=row["head cpu s/GiB"],
+        other_cpu_s_per_gib=max(0.0, row["machine cpu s/GiB"] - row["node cpu s/GiB"] - row["head cpu s/GiB"]),
+        fill_cpu_s_per_gib=0.0,
+    )
+    batches = max(1, load["bytes_each"] // FRAGMENT)
+    said, with_own = (
+        Simulation(cluster, costs, batch=FRAGMENT, window=AHEAD).run(batches) for costs in (calibration, own)
+    )
+    return {
+        **row,
+        "load": f"{row['link']}, {row['pattern']}, head {row['state']}",
+        "model MB/s": said.bytes_per_s / 1e6,
+        "model / measured": said.bytes_per_s / 1e6 / row["MB/s"],
+        "bottleneck": said.bottleneck,
+        "own costs MB/s": with_own.bytes_per_s / 1e6,
+        "own costs / measured": with_own.bytes_per_s / 1e6 / row["MB/s"],
+    }
 
 
 def scaling(calibration: Calibration, nodes: Sequence[int]) -> list[dict[str, Any]]:
@@ -108,10 +138,10 @@ def scaling(calibration: Calibration, nodes: Sequence[int]) -> list[dict[str, An
 def tier_size(calibration: Calibration, nodes: int) -> list[dict[str, Any]]:
     """What the share of bytes that the head's tiers hold is worth."""
     rows = []
-    for loops in (1, 4):
+    for name, base in TIERED.items():
         for share in CACHED:
-            outcome = simulate(Cluster(nodes, cached=share, head_cores=loops), calibration)
-            rows.append({"serving loops": loops, "cached": share, "nodes": nodes, **_figures(outcome)})
+            outcome = simulate(replace(base, nodes=nodes, cached=share), calibration)
+            rows.append({"installation": name, "cached": share, "nodes": nodes, **_figures(outcome)})
     return rows
 
 
@@ -125,6 +155,15 @@ def _figures(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+CHECK_COLUMNS = (
+    "load",
+    "MB/s",
+    "model MB/s",
+    "model / measured",
+    "bottleneck",
+    "own costs MB/s",
+    "own costs / measured",
+)
 SCALING_COLUMNS = ("nodes", "frames/s", "GB/s", "minutes for 1000x1000", "bottleneck", "busy")
 
 
@@ -148,13 +187,12 @@ def main(make: bool, path: Path, quick: bool, plots: Path | None, json_path: Pat
         report.write_json(path, calibrate(path.parent))
     calibration = load_calibration(path)
     checked = check(path.parent, calibration)
-    columns = ("pattern", "state", "MB/s", "model MB/s", "model / measured")
-    _print("the model and the laboratory", columns, checked, markdown)
+    _print("the model and the laboratory", CHECK_COLUMNS, checked, markdown)
     rows = scaling(calibration, [1, 4] if quick else NODES)
     shown = rows if quick else [row for row in rows if row["nodes"] in (24, 100, 1000)]
     _print("scenarios", ("scenario", *SCALING_COLUMNS), shown, markdown)
     tiers = tier_size(calibration, 4 if quick else 24)
-    _print("share that the head holds", ("serving loops", "cached", *SCALING_COLUMNS), tiers, markdown)
+    _print("share that the head holds", ("installation", "cached", *SCALING_COLUMNS), tiers, markdown)
     if plots:
         from bench.scaling_plots import draw
 

@@ -57,6 +57,7 @@ class Sizes:
 
 
 FULL = Sizes(1024 * MIB, 256 * MIB, 200, 100, 1000, 100, MIB // 2)
+MEDIUM = Sizes(512 * MIB, 128 * MIB, 200, 100, 500, 100, MIB // 2)
 SMALL = Sizes(256 * MIB, 64 * MIB, 200, 100, 400, 100, MIB // 2)
 QUICK = Sizes(4 * MIB, MIB, 4, 5, 6, 3, 64 * 1024)
 

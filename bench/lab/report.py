@@ -25,8 +25,13 @@ DEBIAN_PACKAGES = (
     "glusterfs-server",
     "xrootd-fuse",
     "nfs-ganesha",
+    "libnfs-utils",
+    "samba",
+    "smbclient",
     "bindfs",
 )
+#: Of the machine when this program began: what else was going on.
+_LOAD_BEFORE = os.getloadavg()
 
 
 def _cpu() -> str:
@@ -68,6 +73,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": _python_versions(),
         "debian": _debian_versions(),
+        "load_average": {"before": _LOAD_BEFORE, "after": os.getloadavg()},
     }
 
 

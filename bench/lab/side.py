@@ -56,6 +56,13 @@ def process_table() -> dict[int, tuple[int, float]]:
     return table
 
 
+def machine_cpu_seconds() -> float:
+    """CPU seconds of the whole machine so far, with interrupts, which belong to no process (/proc/stat, proc(5))."""
+    with open("/proc/stat") as file:
+        user, nice, system, _, _, irq, softirq = map(int, file.readline().split()[1:8])
+    return (user + nice + system + irq + softirq) / _TICK
+
+
 def descendants(roots: Sequence[int], table: dict[int, tuple[int, float]]) -> list[int]:
     """`roots` that are alive and everything below them."""
     children: dict[int, list[int]] = {}

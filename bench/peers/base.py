@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from bench.lab.data import read_everything
+from bench import loads as measured
+from bench.lab.data import Tree, read_everything
 from bench.lab.needs import program, reason_without_fuse
 from bench.lab.network import HEAD_ADDRESS
 from bench.lab.side import NotReady, Side
@@ -44,6 +45,8 @@ class Peer(ABC):
     packages: ClassVar[str] = ""
     #: Whether there is a network between head and node.
     remote: ClassVar[bool] = True
+    #: Whether anything stays on the node that makes the same load again another question.
+    keeps: ClassVar[bool] = True
     #: The loads it can take; empty means all.
     loads: ClassVar[tuple[str, ...]] = ()
 
@@ -53,10 +56,13 @@ class Peer(ABC):
     @classmethod
     def missing(cls) -> str | None:
         """Why this peer cannot be measured here; None where it can."""
-        lacking = [name for name in cls.programs if program(name) is None]
-        if lacking:
-            return f"not installed ({', '.join(lacking)}; Debian: {cls.packages})"
-        return reason_without_fuse()
+        return cls.lacking() or reason_without_fuse()
+
+    @classmethod
+    def lacking(cls) -> str | None:
+        """Which of its programs are not installed, and what has them; None where all are."""
+        absent = [name for name in cls.programs if program(name) is None]
+        return f"not installed ({', '.join(absent)}; Debian: {cls.packages})" if absent else None
 
     @property
     def root(self) -> Path:
@@ -79,6 +85,10 @@ class Peer(ABC):
     def warm_server(self) -> None:
         """Have the head hold everything in memory."""
         read_everything(self.site.tree)
+
+    def run(self, name: str, tree: Tree) -> measured.Figures:
+        """One run of load `name` on the mounted tree; its figures, bytes checked."""
+        return measured.run(name, tree)
 
     def stop(self) -> None:
         """End everything."""

@@ -8,6 +8,7 @@ from bench.peers.gluster import Gluster
 from bench.peers.local import Bindfs, DictFs, Local, PythonPassThrough
 from bench.peers.rclone import RcloneHttp, RcloneSftp, RcloneWebdav
 from bench.peers.ssh import Sshfs, SshfsPlain
+from bench.peers.without_mount import Ganesha, Samba
 from bench.peers.xrootd import Xrootdfs
 
 PEERS: dict[str, type[Peer]] = {
@@ -25,5 +26,7 @@ PEERS: dict[str, type[Peer]] = {
         RcloneSftp,
         Gluster,
         Xrootdfs,
+        Ganesha,
+        Samba,
     )
 }

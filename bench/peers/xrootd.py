@@ -1,4 +1,9 @@
-"""XRootD's own FUSE client on an XRootD server."""
+"""XRootD's own FUSE client on an XRootD server.
+
+The client asks the server where a directory is, and the server answers with the address of its own host name. Where
+that name is 127.0.0.1, as on many Debian machines, the client goes there, finds nobody, and waits for two minutes
+before it tries again: a mount that does not answer. So the server gets a host name that means the address it listens on.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,9 @@ from bench.peers.base import Peer, mount_client, program_path
 from bench.peers.ssh import listening
 
 PORT = 10940
+HOST = "dadabench-head"
+#: Runs a command under the host name `HOST` with the names in the file $1; only that command sees either.
+NAMED = f'mount --bind "$1" /etc/hosts && hostname {HOST} && shift && exec "$@"'
 CONFIG = """
 all.export /data
 oss.localroot {root}
@@ -24,7 +32,7 @@ class Xrootdfs(Peer):
 
     name = "xrootdfs"
     about = "xrootdfs on an XRootD server"
-    programs = ("xrootd", "xrootdfs", "ss")
+    programs = ("xrootd", "xrootdfs", "ss", "unshare", "hostname")
     packages = "xrootd-server xrootd-fuse"
 
     def serve(self) -> None:
@@ -39,7 +47,10 @@ class Xrootdfs(Peer):
         for path in (admin, root):
             shutil.chown(path, "daemon")
         log = str(admin / "xrootd.log")
-        argv = [program_path("xrootd"), "-R", "daemon", "-c", str(config), "-l", log, "-n", "bench"]
+        hosts = self.site.state / "hosts"
+        hosts.write_text(f"127.0.0.1 localhost\n{self.site.address} {HOST}\n")
+        argv = [program_path("unshare"), "--mount", "--uts", "sh", "-c", NAMED, "sh", str(hosts)]
+        argv += [program_path("xrootd"), "-R", "daemon", "-c", str(config), "-l", log, "-n", "bench"]
         self.site.head.start("xrootd", argv, lambda: listening(self.site.head, PORT))
 
     def mount(self) -> None:

@@ -1,0 +1,163 @@
+"""File systems whose clients are programs of their own: no mount, so only the sequential load can be measured.
+
+The kernel has the mounting clients of NFS and SMB as modules; Debian's user-space clients need none. The clock runs
+around the whole client program, which throws the bytes away; that they are right is checked in a second, untimed run.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import time
+from abc import abstractmethod
+
+import xxhash
+
+from bench import loads
+from bench.lab.data import MIB, Tree, checksum
+from bench.peers.base import Peer, program_path
+from bench.peers.ssh import listening
+
+NFS_PORT = 20490
+SMB_PORT = 4450
+#: Seconds after which a client is given up.
+TIME_LIMIT = 300.0
+
+
+class WithoutMount(Peer):
+    """A server, and a program on the node that writes one file of it to a given place or to standard output."""
+
+    loads = ("sequential",)
+    keeps = False
+
+    @classmethod
+    def missing(cls) -> str | None:
+        return cls.lacking()
+
+    @abstractmethod
+    def client(self, name: str, to_stdout: bool) -> list[str]:
+        """The command that reads the file `name` of the tree and drops it, or writes it to standard output."""
+
+    def mount(self) -> None:
+        """Nothing: every call of the client connects anew."""
+
+    def unmount(self) -> None:
+        """Nothing."""
+
+    def run(self, name: str, tree: Tree) -> loads.Figures:
+        before = self.site.head.cpu_seconds()
+        seconds, usage = self._timed(self.site.node.command(self.client(tree.BIG, False)))
+        served = self.site.head.cpu_seconds() - before
+        self._check(tree)
+        cpu = usage.ru_utime + usage.ru_stime
+        size = tree.sizes.big_bytes
+        figures = {"MB/s": size / seconds / 1e6, "seconds": seconds, "bytes": float(size)}
+        return {**figures, "node cpu s": cpu, "head cpu s": served, "node MiB": usage.ru_maxrss / 1024}
+
+    def _timed(self, command: list[str]) -> tuple[float, resource.struct_rusage]:
+        begin = time.perf_counter()
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        with process.stderr as words:
+            said = words.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - begin
+        if process.returncode != 0:
+            raise RuntimeError(f"{command[-1]} ended with {process.returncode}: {said.decode(errors='replace')[-300:]}")
+        return seconds, usage
+
+    def _check(self, tree: Tree) -> None:
+        """Once more, through a pipe: every byte has to be right."""
+        digest, total = xxhash.xxh3_64(), 0
+        command = self.site.node.command(self.client(tree.BIG, True))
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout is not None
+            while piece := process.stdout.read(MIB):
+                digest.update(piece)
+                total += len(piece)
+        size = tree.sizes.big_bytes
+        if total != size or digest.intdigest() != checksum(tree.SEED_BIG, size):
+            raise loads.WrongBytes(f"{self.name} does not give the bytes that were written ({total} of {size})")
+
+
+GANESHA = """
+NFS_CORE_PARAM {{
+    NFS_Port = {port}; Bind_addr = {address}; Protocols = 4; Enable_NLM = false; Enable_RQUOTA = false;
+}}
+NFSV4 {{ Graceless = true; RecoveryBackend = fs; RecoveryRoot = {state}; }}
+NFS_KRB5 {{ Active_krb5 = false; }}
+EXPORT {{
+    Export_Id = 1; Path = {tree}; Pseudo = /data; Access_Type = RO; Squash = None; SecType = sys;
+    Protocols = 4; Transports = TCP; FSAL {{ Name = VFS; }}
+}}
+"""
+
+
+class Ganesha(WithoutMount):
+    """NFS-Ganesha (NFS 4) read with libnfs."""
+
+    name = "nfs-ganesha"
+    about = "NFS-Ganesha and nfs-cat of libnfs, no mount"
+    programs = ("ganesha.nfsd", "nfs-cat", "ss")
+    packages = "nfs-ganesha nfs-ganesha-vfs libnfs-utils"
+
+    def serve(self) -> None:
+        state = self.site.state
+        config = state / "ganesha.conf"
+        address = self.site.address
+        config.write_text(GANESHA.format(port=NFS_PORT, address=address, state=state, tree=self.site.tree))
+        argv = [program_path("ganesha.nfsd"), "-F", "-f", str(config)]
+        argv += ["-L", str(state / "ganesha.txt"), "-p", str(state / "ganesha.pid")]
+        self.site.head.start("ganesha", argv, lambda: listening(self.site.head, NFS_PORT))
+
+    def client(self, name: str, to_stdout: bool) -> list[str]:
+        return [program_path("nfs-cat"), f"nfs://{self.site.address}/data/{name}?version=4&nfsport={NFS_PORT}"]
+
+
+SAMBA = """
+[global]
+server role = standalone
+map to guest = bad user
+guest account = root
+smb ports = {port}
+interfaces = {address}
+bind interfaces only = yes
+disable netbios = yes
+load printers = no
+use sendfile = yes
+lock directory = {state}
+state directory = {state}
+cache directory = {state}
+private dir = {state}
+pid directory = {state}
+ncalrpc dir = {state}/ncalrpc
+log file = {state}/log
+[data]
+path = {tree}
+guest ok = yes
+read only = yes
+force user = root
+"""
+
+
+class Samba(WithoutMount):
+    """Samba read with smbclient."""
+
+    name = "samba"
+    about = "Samba and smbclient, no mount"
+    programs = ("smbd", "smbclient", "ss")
+    packages = "samba smbclient"
+
+    def serve(self) -> None:
+        state = self.site.state / "smb"
+        state.mkdir(parents=True, exist_ok=True)
+        config = self.site.state / "smb.conf"
+        config.write_text(SAMBA.format(port=SMB_PORT, address=self.site.address, state=state, tree=self.site.tree))
+        argv = [program_path("smbd"), "-F", "--no-process-group", "-s", str(config)]
+        self.site.head.start("smbd", argv, lambda: listening(self.site.head, SMB_PORT))
+
+    def client(self, name: str, to_stdout: bool) -> list[str]:
+        argv = [program_path("smbclient"), "-N", "-s", "/dev/null", "-p", str(SMB_PORT), f"//{self.site.address}/data"]
+        return [*argv, "-c", f"get {name} {'-' if to_stdout else '/dev/null'}"]
