@@ -11,7 +11,16 @@ from bench.peers.ssh import listening
 PORT = 8080
 #: Name and password where a protocol insists on them; the server lives in a namespace that nobody else reaches.
 USER = "bench"
-MOUNT_OPTIONS = ("--read-only", "--vfs-cache-mode", "off", "--buffer-size", "16M", "--vfs-read-ahead", "16M")
+MOUNT_OPTIONS = (
+    "--read-only",
+    "--async-read=false",
+    "--vfs-cache-mode",
+    "off",
+    "--buffer-size",
+    "16M",
+    "--vfs-read-ahead",
+    "16M",
+)
 
 
 def _obscured(password: str) -> str:

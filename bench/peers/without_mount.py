@@ -45,7 +45,7 @@ class WithoutMount(Peer):
     def unmount(self) -> None:
         """Nothing."""
 
-    def run(self, name: str, tree: Tree) -> loads.Figures:
+    def run(self, name: str, tree: Tree) -> dict[str, float]:
         before = self.site.head.cpu_seconds()
         seconds, usage = self._timed(self.site.node.command(self.client(tree.BIG, False)))
         served = self.site.head.cpu_seconds() - before
@@ -147,7 +147,7 @@ class Samba(WithoutMount):
 
     name = "samba"
     about = "Samba and smbclient, no mount"
-    programs = ("smbd", "smbclient", "ss")
+    programs = ("smbd", "smbclient", "ss", "setsid")
     packages = "samba smbclient"
 
     def serve(self) -> None:
@@ -155,7 +155,8 @@ class Samba(WithoutMount):
         state.mkdir(parents=True, exist_ok=True)
         config = self.site.state / "smb.conf"
         config.write_text(SAMBA.format(port=SMB_PORT, address=self.site.address, state=state, tree=self.site.tree))
-        argv = [program_path("smbd"), "-F", "--no-process-group", "-s", str(config)]
+        # At its end it sends SIGTERM to its whole process group: it must have one of its own.
+        argv = [program_path("setsid"), program_path("smbd"), "-F", "--no-process-group", "-s", str(config)]
         self.site.head.start("smbd", argv, lambda: listening(self.site.head, SMB_PORT))
 
     def client(self, name: str, to_stdout: bool) -> list[str]:

@@ -2,7 +2,7 @@
 
 The client asks the server where a directory is, and the server answers with the address of its own host name. Where
 that name is 127.0.0.1, as on many Debian machines, the client goes there, finds nobody, and waits for two minutes
-before it tries again: a mount that does not answer. So the server gets a host name that means the address it listens on.
+before it tries again: a mount that does not answer. So the server gets a host name that means its own address.
 """
 
 from __future__ import annotations
