@@ -265,12 +265,26 @@ def show(case: Case, results: dict[str, dict[str, float]]) -> None:
         print(f"  {name:36s} {row['ms_per_frame']:9.2f} {row['times_lz4']:7.2f} {row['frames_per_second']:9.0f}")
 
 
+def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Markdown: times LZ4 alone and frames/s of each competitor (rows) for each kind of frames (columns)."""
+    names = list(dict.fromkeys(name for results in found.values() for name in results))
+    lines = []
+    for name in names:
+        rows = [results.get(name) for results in found.values()]
+        cells = [
+            row and f"{report.number(row['times_lz4'])} ({report.number(row['frames_per_second'])})" for row in rows
+        ]
+        lines.append([name, *cells])
+    return report.markdown(["x LZ4 alone (frames/s)", *found], lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few frames and rounds, no peers that must be imported")
     parser.add_argument("--rounds", type=int, default=None, help="rounds to take the median of")
     parser.add_argument("--real", type=Path, help="the real EIGER2 9M frame (S2p5min_00070_00001.h5 of punx 0.3.5)")
     parser.add_argument("--cpu-time", action="store_true", help="CPU instead of elapsed time; says nothing of threads")
+    parser.add_argument("--markdown", action="store_true", help="at the end, one table of everything in Markdown")
     parser.add_argument("--json", type=Path, help="write the results there")
     options = parser.parse_args()
     rounds = options.rounds or (3 if options.quick else 15)
@@ -282,6 +296,8 @@ def main() -> None:
             )
             show(each, found[each.name])
             each.path.unlink()
+    if options.markdown:
+        print("\n" + table(found))
     if options.json:
         rows = [{"frames": case, "what": what, **row} for case, rows in found.items() for what, row in rows.items()]
         clock = "CPU" if options.cpu_time else "elapsed"
