@@ -71,3 +71,16 @@ def test_an_unknown_peer_is_a_sentence() -> None:
 def test_is_mounted_does_not_touch_the_path(tmp_path: Path) -> None:
     assert is_mounted(Path("/proc"))
     assert not is_mounted(tmp_path)
+
+
+@pytest.mark.parametrize("peer", ["nfs-ganesha", "samba", "xrootdfs"])
+def test_peers_that_need_more_than_a_mount(tmp_path: Path, peer: str) -> None:
+    missing = catalogue.PEERS[peer].missing()
+    if missing:
+        pytest.skip(missing)
+    done = quick(peer, "--loads", "sequential", "--json", str(tmp_path / "figures.json"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
+    assert rows[0]["MB/s"] > 0
+    assert rows[0]["node cpu s"] >= 0
+    assert rows[0]["head cpu s"] >= 0
