@@ -111,10 +111,9 @@ class Clients:
         return max(site.node.peak_bytes() for site in self.sites)
 
 
-def _read_all(sites: Sequence[Site], pattern: str, size: int) -> tuple[list[float], list[Buffer]]:
-    """Every client reads its file, all begin at once; seconds of each until its end, and what it read."""
+def _read_all(sites: Sequence[Site], pattern: str, buffers: Sequence[Buffer]) -> list[float]:
+    """Every client reads its file into its buffer, all begin at once; seconds of each until its end."""
     wanted = [0 if pattern == "same" else index for index in range(len(sites))]
-    buffers = [touched(size) for _ in sites]
     begin = threading.Barrier(len(sites))
     took: dict[int, float] = {}
 
@@ -129,17 +128,18 @@ def _read_all(sites: Sequence[Site], pattern: str, size: int) -> tuple[list[floa
         thread.join()
     if len(took) != len(sites):
         raise WrongBytes("a client failed")
-    return [took[index] for index in range(len(sites))], buffers
+    return [took[index] for index in range(len(sites))]
 
 
 def _round(head: Dadafs, clients: Clients, crowd: Crowd, pattern: str) -> dict[str, Any]:
     """Mount everywhere, read everything once, unmount."""
     clients.mount()
     try:
+        buffers = [touched(crowd.size) for _ in clients.sites]
         with alone(crowd.lock):
             origin, cpu = head.origin(), (head.site.head.cpu_seconds(), clients.cpu_seconds())
             begin, machine = time.perf_counter(), machine_cpu_seconds()
-            took, buffers = _read_all(clients.sites, pattern, crowd.size)
+            took = _read_all(clients.sites, pattern, buffers)
             wall, machine = time.perf_counter() - begin, machine_cpu_seconds() - machine
         busy = head.site.head.cpu_seconds() - cpu[0], clients.cpu_seconds() - cpu[1]
         after = head.origin()
@@ -218,7 +218,9 @@ COLUMNS = (
 
 def table_rows(rows: Sequence[dict[str, Any]]) -> list[list[object]]:
     """The lines of the table."""
-    return [[f"{row['link']}, {row['pattern']}, head {row['state']}", *[row[key] for key in COLUMNS]] for row in rows]
+    return [
+        [f"{row['link']}, {row['pattern']}, head {row['state']}", *[row.get(key) for key in COLUMNS]] for row in rows
+    ]
 
 
 @click.command(help=__doc__)

@@ -219,10 +219,13 @@ def main(
     with tempfile.TemporaryDirectory(prefix="dadabench-", ignore_cleanup_errors=True) as scratch:
         Path(scratch).chmod(0o711)  # a server may run as another user
         tree = data.make_tree((work or Path(scratch)) / ("quick" if quick else size), plan.sizes)
-        rows = list(measure(plan, tree, Path(scratch)))
+        rows = []
+        for row in measure(plan, tree, Path(scratch)):
+            rows.append(row)
+            if json_path:  # at once: a run that is cut off leaves what it has
+                about = {"rate": rate, "repeat": plan.repeat, "size": "quick" if quick else size}
+                report.write_json(json_path, report.document("mounts", rows, **about))
     _print(rows, markdown)
-    if json_path:
-        report.write_json(json_path, report.document("mounts", rows, rate=rate, repeat=plan.repeat, size=size))
     if quick and any("problem" in row and not row["problem"].startswith("not installed") for row in rows):
         sys.exit("quick check failed: see the table of what was not measured")
 

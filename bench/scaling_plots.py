@@ -23,7 +23,7 @@ def draw(rows: Sequence[dict[str, Any]], tiers: Sequence[dict[str, Any]], folder
 
 
 def _scaling(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 6.5), layout="constrained")
     styles = ["-", "--", "-.", ":"]
     for number, name in enumerate(dict.fromkeys(row["scenario"] for row in rows)):
         mine = [row for row in rows if row["scenario"] == name]
@@ -41,7 +41,7 @@ def _scaling(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set_xlabel("nodes (4 cores each)")
     axes.set_ylabel("frames/s")
     axes.grid(which="both", alpha=0.2)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
@@ -51,7 +51,9 @@ def _tiers(tiers: Sequence[dict[str, Any]], path: Path) -> None:
     for name in dict.fromkeys(row["installation"] for row in tiers):
         mine = [row for row in tiers if row["installation"] == name]
         axes.plot([100 * row["cached"] for row in mine], [row["frames/s"] for row in mine], "o-", label=name)
-        for row in mine:
+        for row, before in zip(mine, [None, *mine], strict=False):
+            if before is not None and before["bottleneck"] == row["bottleneck"]:
+                continue
             place = (100 * row["cached"], row["frames/s"])
             axes.annotate(row["bottleneck"], place, textcoords="offset points", xytext=(-12, 7), fontsize=7)
     axes.legend(fontsize=8)

@@ -133,4 +133,4 @@ def test_the_committed_calibration_can_be_simulated(tmp_path: Path) -> None:
     assert {row["nodes"] for row in rows} == {1, 4}
     assert all(row["frames/s"] > 0 for row in rows)
     content = json.loads((tmp_path / "figures.json").read_text())
-    assert len(content["check"]) == 4
+    assert {line["link"] for line in content["check"]} >= {"100mbit", "unshaped"}

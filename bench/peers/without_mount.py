@@ -7,8 +7,8 @@ around the whole client program, which throws the bytes away; that they are righ
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
+import threading
 import time
 from abc import abstractmethod
 
@@ -16,6 +16,7 @@ import xxhash
 
 from bench import loads
 from bench.lab.data import MIB, Tree, checksum
+from bench.lab.side import peak_of
 from bench.peers.base import Peer, program_path
 from bench.peers.ssh import listening
 
@@ -47,26 +48,37 @@ class WithoutMount(Peer):
 
     def run(self, name: str, tree: Tree) -> dict[str, float]:
         before = self.site.head.cpu_seconds()
-        seconds, usage = self._timed(self.site.node.command(self.client(tree.BIG, False)))
+        seconds, cpu, peak = self._timed(self.site.node.command(self.client(tree.BIG, False)))
         served = self.site.head.cpu_seconds() - before
         self._check(tree)
-        cpu = usage.ru_utime + usage.ru_stime
         size = tree.sizes.big_bytes
         figures = {"MB/s": size / seconds / 1e6, "seconds": seconds, "bytes": float(size)}
-        return {**figures, "node cpu s": cpu, "head cpu s": served, "node MiB": usage.ru_maxrss / 1024}
+        return {**figures, "node cpu s": cpu, "head cpu s": served, "node MiB": peak / 2**20}
 
-    def _timed(self, command: list[str]) -> tuple[float, resource.struct_rusage]:
+    def _timed(self, command: list[str]) -> tuple[float, float, int]:
+        """Seconds, CPU seconds and peak of the resident memory of `command`."""
         begin = time.perf_counter()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        # Not ru_maxrss: that begins with the memory of whoever forked.
+        peak, ended = [0], threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(0.02):
+                peak[0] = max(peak[0], peak_of(process.pid))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
         assert process.stderr is not None
         with process.stderr as words:
             said = words.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.perf_counter() - begin
+        ended.set()
+        watcher.join()
         if process.returncode != 0:
             raise RuntimeError(f"{command[-1]} ended with {process.returncode}: {said.decode(errors='replace')[-300:]}")
-        return seconds, usage
+        return seconds, usage.ru_utime + usage.ru_stime, peak[0]
 
     def _check(self, tree: Tree) -> None:
         """Once more, through a pipe: every byte has to be right."""
