@@ -60,7 +60,7 @@ class Context:
             mount = mount_of(os.path.normpath(path), mounts())
             if mount is None or self.named_a_head:
                 raise
-            raise UserError(f"{problem} What {path} lies on is {mount.source}.", problem.exit_code) from None
+            raise UserError(f"{problem} {path} is on {mount.source}: ask there.", problem.exit_code) from None
         export, path = in_export(path, export, exports, mounts())
         return self.head.ask(command, path=path, export=export, **fields)
 
