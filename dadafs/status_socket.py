@@ -48,14 +48,15 @@ async def serve(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer on `path` until cancelled; started once it can be asked. `more` answers what is not `status`."""
-    _make_way(path)
+    made = _room_for(path)
     listener = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
     ours = 0
     try:
-        await listener.bind(str(path))
-        ours = os.stat(path).st_ino
-        os.chmod(path, 0o666)  # statistics are for all
+        await listener.bind(str(made))
+        ours = os.stat(made).st_ino
+        os.chmod(made, 0o666)  # statistics are for all
         listener.listen(16)
+        os.rename(made, path)  # only now: who finds a socket that nobody listens on removes it
         task_status.started()
         async with trio.open_nursery() as nursery:
             while True:
@@ -69,10 +70,12 @@ async def serve(
                 os.unlink(path)
 
 
-def _make_way(path: Path) -> None:
-    """The directory exists, and no socket of a process that is gone is in the way."""
+def _room_for(path: Path) -> Path:
+    """Where the socket is made that becomes `path`: in its directory, which exists then."""
     path.parent.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+    made = path.with_suffix(f".{os.getpid()}")
+    made.unlink(missing_ok=True)
+    return made
 
 
 async def _answer(stream: trio.SocketStream, report: Callable[[], dict[str, Any]], more: More | None) -> None:
