@@ -75,10 +75,13 @@ class Truncation:
             with trio.move_on_after(_PAGES_LOCKED):  # a reader may be copying from one of them
                 await self.kernel.pages_now(node.id)
             give_up = self.session.deadline()
-            while node.links and self.session.now() < give_up:
+            while self.session.now() < give_up:
+                path = self._path(node)
+                if path is None:
+                    return
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._watch_size, node)
-                    await self.kernel.look(self._path_of(node.id))
+                    await self.kernel.look(path)
                     nursery.cancel_scope.cancel()
                 if node.cut_taken_in or await self._see(node):
                     return
@@ -95,8 +98,15 @@ class Truncation:
 
     async def _see(self, node: Node) -> bool:
         """Note whether the kernel now believes in no more than it was told."""
-        told = node.told
-        size = await self.kernel.size_of(self._path_of(node.id)) if node.links else None
+        told, path = node.told, self._path(node)
+        size = None if path is None else await self.kernel.size_of(path)
         if node.told == told and (told is None or size is None or size <= told[0]):
             node.cut_taken_in = True
         return node.cut_taken_in
+
+    def _path(self, node: Node) -> bytes | None:
+        """Where `node` is; None where nothing leads to it any more, so that nobody can ask about it either."""
+        try:
+            return self._path_of(node.id) if node.links else None
+        except OSError:
+            return None

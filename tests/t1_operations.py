@@ -375,6 +375,32 @@ async def test_a_file_that_grows_again_while_its_cut_is_told_is_read_anew(tmp_pa
 
 
 @in_trio
+async def test_a_cut_file_may_go_while_the_kernel_is_made_to_ask(tmp_path: Path) -> None:
+    """What makes it ask runs in the background of the mount, and would take the mount with it."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/a").write_bytes(b"x" * 100)
+    bench = Bench(tmp_path)
+    node = (await bench.lookup("a", (await bench.lookup("d")).id)).id
+    await bench.open(node)
+    os.truncate(tmp_path / "d/a", 10)
+    bench.session.push("d/a")
+
+    async def look() -> None:
+        await bench.operations.getattr(node, OWN_THREAD)
+        if (tmp_path / "d").exists():
+            (tmp_path / "d").rename(tmp_path / "e")
+            bench.session.push("d")
+        await trio.sleep(0.1)
+
+    bench.kernel.on_look = look
+    bench.kernel.sizes = [100] * 100  # it believes in the old size all the time
+    entry = bench.operations.tree.node(node)
+    assert await bench.operations.truncation.carried_out(entry)
+    with pytest.raises(OSError, match="Stale"):
+        bench.operations.tree.path_of(node)
+
+
+@in_trio
 async def test_another_file_under_the_name_is_another_node(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     bench = Bench(tmp_path)
