@@ -15,6 +15,7 @@ import trio.testing
 from dadafs.counters import Counters
 from dadafs.errors import ExitCode, UserError
 from dadafs.policy.lease import NEVER
+from dadafs.policy.retry import GRACE
 from dadafs.session import HeadError, Session, SessionOptions
 from dadafs.wire.auth import ClientAuth, ServerAuth
 from dadafs.wire.keys import Key, KeyRing
@@ -217,6 +218,7 @@ def test_an_outage_longer_than_retry_is_eio_and_then_fails_fast(expected_log: Ex
             clock.jump(2.0)
             await until(lambda: errors, "retry is over")
             assert errors == [errno.EIO]
+            clock.jump(GRACE)
             nursery.start_soon(ask)
             await settle()
             clock.jump(1.0)

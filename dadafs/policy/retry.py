@@ -13,6 +13,8 @@ FIRST_DELAY = 0.05
 LONGEST_DELAY = 2.0
 #: A request that finds the head down for longer than `retry` waits no longer than this.
 IMPATIENT = 0.5
+#: What an outage of just `retry` seconds takes beyond that until the head is connected again.
+GRACE = LONGEST_DELAY + 1.0
 #: A head is given this long to answer a keepalive, however short `freshness` is: a busy head on a loaded
 #: machine stalls for a second or two, and declaring it dead costs the session, its leases and its handles.
 SHORTEST_SILENCE = 5.0
@@ -43,9 +45,10 @@ class Backoff:
 class Circuit:
     """How long a request may wait, given how long the head has been away.
 
-    Closed while the head answers or has been away for less than `retry`: a request waits `retry` seconds.
-    Open after that: a request that comes now waits only `IMPATIENT` seconds, so that nothing piles up behind
-    a head that is not coming back. With `hard` every request waits for ever.
+    Closed while the head answers: a request waits `retry` seconds. While it is away a request waits until
+    it has been away for `retry` (and `GRACE`), after that for only `IMPATIENT` seconds: nothing piles up
+    behind a head that is not coming back, and a read(2) that the kernel tries again after an error, page
+    by page, does not take `retry` once more. With `hard` every request waits for ever.
     """
 
     def __init__(self, retry: float, *, hard: bool = False) -> None:
@@ -64,15 +67,13 @@ class Circuit:
         """The head answers."""
         self.down_since = None
 
-    def open(self, now: float) -> bool:
-        """Whether the head has been away for longer than anybody should wait."""
-        return not self.hard and self.down_since is not None and now - self.down_since > self.retry
-
     def deadline(self, now: float) -> float:
         """The moment at which a request that arrives `now` gives up."""
         if self.hard:
             return math.inf
-        return now + (min(IMPATIENT, self.retry) if self.open(now) else self.retry)
+        if self.down_since is None:
+            return now + self.retry
+        return max(now + min(IMPATIENT, self.retry), min(now, self.down_since + GRACE) + self.retry)
 
 
 def silence_limit(keepalive_interval: float, retry: float) -> float:
