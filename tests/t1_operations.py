@@ -322,14 +322,20 @@ async def test_a_listing_does_not_tell_growth_to_a_reader(tmp_path: Path) -> Non
     assert seen[0].timeout == 0
 
 
-@in_trio
-async def test_a_cut_is_told_before_a_short_reply(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"x" * 100)
-    bench = Bench(tmp_path)
+async def opened_and_cut(tree: Path) -> tuple[Bench, int, int]:
+    """A file `a` of 100 bytes that was opened and then cut to 10: the bench, the node and the handle."""
+    (tree / "a").write_bytes(b"x" * 100)
+    bench = Bench(tree)
     node = (await bench.lookup("a")).id
     handle, _ = await bench.open(node)
-    os.truncate(tmp_path / "a", 10)
+    os.truncate(tree / "a", 10)
     bench.session.push("a")
+    return bench, node, handle
+
+
+@in_trio
+async def test_a_cut_is_told_before_a_short_reply(tmp_path: Path) -> None:
+    bench, node, handle = await opened_and_cut(tmp_path)
 
     async def look() -> None:
         await bench.operations.getattr(node, OWN_THREAD)
@@ -343,12 +349,7 @@ async def test_a_cut_is_told_before_a_short_reply(tmp_path: Path) -> None:
 
 @in_trio
 async def test_a_kernel_that_never_asks_gets_no_short_reply(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"x" * 100)
-    bench = Bench(tmp_path)
-    node = (await bench.lookup("a")).id
-    handle, _ = await bench.open(node)
-    os.truncate(tmp_path / "a", 10)
-    bench.session.push("a")
+    bench, _, handle = await opened_and_cut(tmp_path)
     with pytest.raises(OSError) as late:
         await bench.operations.read(handle, 0, 100)
     assert late.value.errno == errno.ETIMEDOUT
@@ -357,12 +358,7 @@ async def test_a_kernel_that_never_asks_gets_no_short_reply(tmp_path: Path) -> N
 @pytest.mark.parametrize("size", [50, 200])
 @in_trio
 async def test_a_file_that_grows_again_while_its_cut_is_told_is_read_anew(tmp_path: Path, size: int) -> None:
-    (tmp_path / "a").write_bytes(b"x" * 100)
-    bench = Bench(tmp_path)
-    node = (await bench.lookup("a")).id
-    handle, _ = await bench.open(node)
-    os.truncate(tmp_path / "a", 10)
-    bench.session.push("a")
+    bench, node, handle = await opened_and_cut(tmp_path)
 
     async def look() -> None:
         await bench.operations.getattr(node, OWN_THREAD)

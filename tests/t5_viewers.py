@@ -5,11 +5,7 @@ having opened these files in it.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -117,36 +113,3 @@ def test_every_dataset_opens_without_a_plugin(result: Path) -> None:
         file["/entry"].visititems(look)
     assert {"iq/data", "pyFAI/result/intensity", "dada/mask"} <= set(chunked)
     assert set().union(*chunked.values()) == {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}
-
-
-_OPEN = """
-import sys
-from silx.gui import qt
-application = qt.QApplication([])
-from pyFAI.gui.pilx.MainWindow import MainWindow
-from pyFAI.gui.pilx.models import ImageIndices
-window = MainWindow()
-window.initData(sys.argv[1])
-window.displayPatternAtIndices(ImageIndices(2, 3), legend="INTEGRATE")
-window.show()
-application.processEvents()
-(curve,) = window._integrated_plot_widget.getAllCurves()[:1]
-print(len(curve.getXData()), window._map_plot_widget.getScatter().getValueData().size)
-"""
-
-
-def test_the_window_of_pyfais_viewer_opens(result: Path) -> None:
-    if not any(importlib.util.find_spec(name) for name in ("PyQt5", "PySide6", "PyQt6")):
-        pytest.skip("there is no Qt for Python; the viewer's reader is tested without it")
-    if not importlib.util.find_spec("qtawesome"):
-        pytest.skip("silx needs qtawesome for its windows; the viewer's reader is tested without them")
-    done = subprocess.run(
-        [sys.executable, "-c", _OPEN, str(result)],
-        env={**os.environ, "QT_QPA_PLATFORM": "offscreen"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-2:] == [str(BINS), "20"]
