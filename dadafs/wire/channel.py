@@ -55,6 +55,12 @@ _DELIVERY_RATE_OFFSET = 160
 _DELIVERY_RATE = struct.Struct("Q")
 _TCP_INFO_SIZE = _DELIVERY_RATE_OFFSET + _DELIVERY_RATE.size
 
+#: Congestion controls that space packets by timers: on a link of microseconds one late timer is a read of 40 ms.
+PACING = b"bbr"
+#: What is used in their place, the first that the kernel allows us.
+UNPACED = (b"cubic", b"reno")
+_NAME_SIZE = 16  # TCP_CA_NAME_MAX
+
 #: Errors of sendfile that speak of the socket; all others speak of the file.
 _SOCKET_ERRORS = {
     errno.EPIPE,
@@ -503,6 +509,18 @@ def _tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 6)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
+    _unpace(sock)
+
+
+def _unpace(sock: socket.socket) -> None:
+    """No congestion control that paces (docs/decisions-head.md has what it costs); any other stays as it is."""
+    with suppress(OSError):
+        if not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_SIZE).startswith(PACING):
+            return
+    for name in UNPACED:
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
+            return
 
 
 def _rest(views: list[memoryview], sent: int) -> list[memoryview]:
