@@ -18,6 +18,7 @@ from dadafs.report import RecentLog
 from dadafs.wire.channel import ChannelClosed
 from dadafs.wire.frame import FrameError
 from dadafs.wire.server import Doorkeeper, TurnedAway, authenticate
+from dadafs.wire.socket_options import unpace
 from dadafsd import admin_socket, origin_mount
 from dadafsd.admin import Admin
 from dadafsd.config import HeadConfig, open_exports
@@ -104,6 +105,8 @@ class Head:
         host, port = self.config.host, self.config.port
         try:
             self._listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+            for listener in self._listeners:
+                unpace(listener.socket)
         except OSError as error:
             in_use = error.errno == errno.EADDRINUSE
             advice = "another process uses that port" if in_use else error.strerror or str(error)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dadafs.wire import frame
-from dadafs.wire.channel import Channel, ChannelClosed, PayloadVanished, plain_socket
+from dadafs.wire.channel import Channel, ChannelClosed, PayloadVanished
 from dadafs.wire.frame import BEFORE_AUTHENTICATION, FROM_HEAD, FROM_NODE, FrameError, Kind
 from dadafs.wire.messages import Attr, Blocks, Done, Entry, Hello, Item, Listing, Stat, encode
 from tests.harness.wire import ATTR, channel_pair, in_order, run, tcp_pair, until
@@ -532,23 +532,3 @@ def test_a_unix_socket_does_as_well() -> None:
         other.close()
 
     run(test)
-
-
-def congestion_control(sock: socket.socket) -> bytes:
-    """The name that the kernel gives it."""
-    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
-
-
-@pytest.mark.parametrize("name", [b"bbr", b"reno"])
-def test_a_congestion_control_that_paces_is_not_used(name: bytes) -> None:
-    """BBR's timer fires 40 ms late now and then on a link of microseconds; what does not pace is the admin's choice."""
-    one, other = tcp_pair()
-    try:
-        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
-    except OSError:
-        pytest.skip(f"this kernel does not let us use {name.decode()}")
-
-    plain_socket(one)
-    assert congestion_control(one) in ((b"cubic", b"reno") if name == b"bbr" else (name,))
-    one.close()
-    other.close()

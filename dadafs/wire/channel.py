@@ -26,6 +26,7 @@ import trio
 from dadafs.wire import frame
 from dadafs.wire.frame import BEFORE_AUTHENTICATION, HEADER_SIZE, FrameError, Kind, Limits
 from dadafs.wire.messages import Message, decode, encode
+from dadafs.wire.socket_options import tune
 
 Buffer = bytes | bytearray | memoryview
 
@@ -54,12 +55,6 @@ _APP_LIMITED_OFFSET = 7
 _DELIVERY_RATE_OFFSET = 160
 _DELIVERY_RATE = struct.Struct("Q")
 _TCP_INFO_SIZE = _DELIVERY_RATE_OFFSET + _DELIVERY_RATE.size
-
-#: Congestion controls that space packets by timers: on a link of microseconds one late timer is a read of 40 ms.
-PACING = b"bbr"
-#: What is used in their place, the first that the kernel allows us.
-UNPACED = (b"cubic", b"reno")
-_NAME_SIZE = 16  # TCP_CA_NAME_MAX
 
 #: Errors of sendfile that speak of the socket; all others speak of the file.
 _SOCKET_ERRORS = {
@@ -489,7 +484,7 @@ def plain_socket(sock: trio.socket.SocketType | socket.socket) -> socket.socket:
         sock = socket.socket(fileno=sock.detach())
     sock.setblocking(False)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
-        _tune(sock)
+        tune(sock)
     return sock
 
 
@@ -497,30 +492,6 @@ def _buffer_size(limits: Limits) -> int:
     if limits is BEFORE_AUTHENTICATION:
         return SMALL_BUFFER
     return LARGE_BUFFER if limits.payload else MEDIUM_BUFFER
-
-
-def _tune(sock: socket.socket) -> None:
-    """No Nagle, dead peers noticed within a minute. Buffer sizes stay with the kernel: setting them would switch its
-    automatic sizing off, and `net.core.wmem_max` allows less than that reaches by itself.
-    """
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 6)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
-    _unpace(sock)
-
-
-def _unpace(sock: socket.socket) -> None:
-    """No congestion control that paces (docs/decisions-head.md has what it costs); any other stays as it is."""
-    with suppress(OSError):
-        if not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_SIZE).startswith(PACING):
-            return
-    for name in UNPACED:
-        with suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
-            return
 
 
 def _rest(views: list[memoryview], sent: int) -> list[memoryview]:

@@ -13,6 +13,7 @@ from dadafs.wire.auth import ClientAuth, NodeHandshake, Refusal
 from dadafs.wire.channel import Channel, ChannelClosed, Frame
 from dadafs.wire.frame import FROM_HEAD, MAX_REQUEST_ID, FrameError, Kind
 from dadafs.wire.messages import Attach, Challenge, Confirm, Message, RefusalCode, Refused, Welcome
+from dadafs.wire.socket_options import open_stream
 from dadafs.wire.tls import TlsChannel, TlsError, client_channel
 
 logger = logging.getLogger(__name__)
@@ -284,7 +285,7 @@ async def connect(
 
 async def _open(host: str, port: int, peer: str, auth: ClientAuth) -> Channel:
     try:
-        stream = await trio.open_tcp_stream(host, port)
+        stream = await open_stream(host, port)
     except OSError as error:
         raise ConnectFailed(f"cannot connect to {peer}: {_why(error)}") from None
     if auth.tls is None:
