@@ -210,7 +210,9 @@ PAGES = (
         sections={
             "SIGNALS": lambda: [
                 *tagged("SIGTERM, SIGINT", "Drain: nodes are told, what is under way is finished, then it ends."),
-                *tagged("SIGHUP", "Read configuration, keys and certificates again; what needs a restart is logged by name."),
+                *tagged(
+                    "SIGHUP", "Read configuration, keys and certificates again; what needs a restart is logged by name."
+                ),
                 *tagged("SIGUSR1", "Write the stacks of all threads and tasks to stderr."),
             ],
             "FILES": lambda: tagged("/etc/dadafs/dadafsd.toml", "The configuration, unless --config names others."),
