@@ -174,6 +174,29 @@ static int told(PyObject *answer, struct fuse_entry_param *entry)
     return 0;
 }
 
+/* What answers a look-up, pyfuse3's handler included. Python has counted a reference that the kernel got with the reply;
+ * a reply to a request that is no longer there gives it none, and it would be kept for as long as the mount lives. */
+typedef int reply_entry_fn(fuse_req_t, const struct fuse_entry_param *);
+
+__attribute__((visibility("default"))) int fuse_reply_entry(fuse_req_t req, const struct fuse_entry_param *entry)
+{
+    static reply_entry_fn *real;
+    int result;
+
+    if (!real) {
+        void *libfuse = dlopen("libfuse3.so.3", RTLD_LAZY | RTLD_NOLOAD);
+        *(void **)&real = dlsym(libfuse, "fuse_reply_entry");
+    }
+    result = real(req, entry);
+    if (result == -ENOENT && entry->ino) {
+        PyGILState_STATE state = PyGILState_Ensure();
+
+        Py_XDECREF(ask(FORGET, Py_BuildValue("(KK)", (unsigned long long)entry->ino, 1ULL)));
+        PyGILState_Release(state);
+    }
+    return result;
+}
+
 /* --- handlers --------------------------------------------------------------------------------------------------- */
 
 static void lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
