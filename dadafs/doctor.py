@@ -10,7 +10,7 @@ import platform
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from dadafs.mount_table import FSTYPE, Mount, mount_at
 from dadafs.quantity import format_duration
 from dadafs.session import Session, SessionOptions
 from dadafs.status_socket import ask
+from dadafs.wire.messages import OriginTrouble
 
 FUSE_CONF = Path("/etc/fuse.conf")
 #: The oldest kernel whose FUSE allows requests of 1 MiB.
@@ -65,14 +66,15 @@ def to_be_mounted(mountpoint: str, fstab: Path) -> Iterator[Finding]:
     yield Finding(f"{mountpoint} is not mounted, but in {fstab}", "note", f"mount {mountpoint}")
     try:
         options = resolve(line[0], mountpoint, dash_o=(line[1],))
-        ahead = trio.run(_try_session, options)
+        tried = trio.run(_try_session, options)
     except UserError as problem:
         yield Finding(str(problem), "bad", "the mount would fail in the same way")
         if problem.exit_code == ExitCode.UNREACHABLE:
             yield from head(options.target)
         return
     yield Finding(f"{options.target} admits this node", "ok")
-    yield from clock(ahead)
+    yield from clock(tried.clock_ahead)
+    yield from origin(tried.origin)
 
 
 def _line_of(fstab: Path, mountpoint: str) -> tuple[str, str] | None:
@@ -85,12 +87,18 @@ def _line_of(fstab: Path, mountpoint: str) -> tuple[str, str] | None:
     return None
 
 
-async def _try_session(options: MountOptions) -> float | None:
-    """Open a session as the mount would, and end it; how far our clock is ahead. Raises UserError."""
+async def _try_session(options: MountOptions) -> Session:
+    """Open a session as the mount would, and end it; what the head said is in it. Raises UserError."""
     target = options.target
     session = Session(
         SessionOptions(
-            target.host, target.port, target.export, key_file=options.key_file, tls=options.tls, data_channels=1
+            target.host,
+            target.port,
+            target.export,
+            freshness=options.settings["freshness"],
+            key_file=options.key_file,
+            tls=options.tls,
+            data_channels=1,
         ),
         Counters(),
     )
@@ -107,7 +115,7 @@ async def _try_session(options: MountOptions) -> float | None:
         nursery.cancel_scope.cancel()
     if problem is not None:
         raise problem
-    return session.clock_ahead
+    return session
 
 
 def clock(ahead: float | None) -> Iterator[Finding]:
@@ -124,6 +132,13 @@ def clock(ahead: float | None) -> Iterator[Finding]:
         "let NTP set both (`timedatectl set-ntp true`, or chrony); promises hold meanwhile, but times of files and "
         "logs mislead, and certificates may look expired",
     )
+
+
+def origin(found: Iterable[OriginTrouble]) -> Iterator[Finding]:
+    """What the head says of the mount that the export lies on: NFS options that break promises, or cost speed."""
+    for trouble in found:
+        said = f"the head says: {trouble.text}"
+        yield Finding(said, "bad" if trouble.late else "note", "that is for whoever runs the head")
 
 
 def kernel(release: str) -> Finding:
@@ -184,6 +199,8 @@ def session(report: Mapping[str, Any]) -> Iterator[Finding]:
             f"no session with {report['head']}", "bad", f"{why or 'see the next lines,'} `.dadafs/log` has the rest"
         )
     yield from clock(report["session"]["clock_ahead_s"])
+    late, slow = (report["session"][name] for name in ("origin_late", "origin_slow"))
+    yield from origin([*(OriginTrouble(text, True) for text in late), *(OriginTrouble(text, False) for text in slow)])
 
 
 def readahead(report: Mapping[str, Any]) -> Iterator[Finding]:

@@ -258,6 +258,8 @@ class MountProcess:
                 "trouble": session.trouble or None,
                 "clock_ahead_s": None if session.clock_ahead is None else round(session.clock_ahead, 3),
                 "generation": session.generation,
+                "origin_late": [trouble.text for trouble in session.origin if trouble.late],
+                "origin_slow": [trouble.text for trouble in session.origin if not trouble.late],
                 "freshness_s": session.leases.freshness,
                 "retry_s": session.options.retry,
             },

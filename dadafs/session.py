@@ -56,6 +56,7 @@ from dadafs.wire.messages import (
     OpenAhead,
     Opened,
     OpenedAhead,
+    OriginTrouble,
     Pass,
     Read,
     Release,
@@ -150,6 +151,7 @@ class Session:
         )
         self.clock_ahead: float | None = None  # of the head's, in s, when it last said; the way here is counted in
         self.clock_told = trio.Event()
+        self.origin: list[OriginTrouble] = []  # what the head says to be wrong with the mount of its origin
         self._overtaken = Overtaken()
         self._welcome: Welcome | None = None
         self.mapping: Mapping | None = None  # of users and groups; None: they are what they are
@@ -243,6 +245,8 @@ class Session:
     def _pushed(self, message: Message) -> None:
         if isinstance(message, Pass):
             self.leases.passed(message.sent_ns / 1e9)
+            if message.origin is not None:
+                self.origin = message.origin
             if message.wall_ns:
                 self.clock_ahead = (time.time_ns() - message.wall_ns) / 1e9
                 self.clock_told.set()

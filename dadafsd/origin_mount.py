@@ -10,10 +10,15 @@ from collections.abc import Sequence
 
 from dadafs import mount_table
 from dadafs.mount_table import Mount
+from dadafs.wire.messages import OriginTrouble
 from dadafsd.exported import Exported
 from dadafsd.policy.mount_options import Complaint, judge
 from dadafsd.poll_watch import DEFAULT_FRESHNESS
+from dadafsd.sessions import Session
 
+#: How often the mounts are looked at for a node, in seconds, and how many sentences it is told at most.
+LOOK_APART = 5.0
+MOST = 16
 log = logging.getLogger(__name__)
 
 
@@ -41,6 +46,15 @@ def complaints(exported: Exported, freshness: float | None = None) -> list[Compl
         return []
     found = [each for mount in mounts_behind(exported.export.real_path, table) for each in judge(mount, promised)]
     return list(dict.fromkeys(found))
+
+
+def look_for(session: Session, now: float) -> None:
+    """Have the node told what is wrong with the mounts behind its export; they are looked at now and then."""
+    if now - session.origin_looked_at < LOOK_APART:
+        return
+    session.origin_looked_at = now
+    found = complaints(session.exported, session.freshness)[:MOST]
+    session.tell_of_origin([OriginTrouble(complaint.text, complaint.late) for complaint in found])
 
 
 def say(exported: Exported) -> None:

@@ -7,13 +7,12 @@ a node's newest answered keepalive is at most three quarters of `freshness` old.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trio
 
-from dadafs.wire.messages import Attr, Change, LeasesLost, Pass
+from dadafs.wire.messages import Attr, Change, LeasesLost
 from dadafsd.counters import Counters
 from dadafsd.export import Export
 from dadafsd.leases import Look, look_again
@@ -147,7 +146,7 @@ class PollWatch:
             self._tell_lost(path, self.book.lose(path))
         self.rounds += 1
         for session, sent_ns in awaiting:
-            session.outbox.post(Pass(sent_ns, time.time_ns()))
+            session.outbox.post(session.passed(sent_ns))
 
     async def _look_at(self, batches: list[list[bytes]], left: dict[bytes, None]) -> None:
         for batch in batches:

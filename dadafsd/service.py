@@ -41,6 +41,7 @@ from dadafs.wire.messages import (
     XattrsReply,
 )
 from dadafs.wire.paths import BadPath, check
+from dadafsd import origin_mount
 from dadafsd.confine import Descriptor
 from dadafsd.counters import Counters
 from dadafsd.export import Export, fstat
@@ -397,6 +398,7 @@ class Service:
     async def keepalive(self, session: Session, request: Keepalive) -> None:
         """Answered by a `Pass`, after everything known was pushed."""
         session.report = dict(list(request.report.items())[:256])
+        origin_mount.look_for(session, trio.current_time())
         await session.exported.leases.keepalive(session, request.sent_ns)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import math
 import secrets
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dadafs.wire.channel import Channel
-from dadafs.wire.messages import LISTING_PAGE, Attr, Item
+from dadafs.wire.messages import LISTING_PAGE, Attr, Item, OriginTrouble, Pass
 from dadafsd.open_files import OpenFile
 from dadafsd.outbox import Outbox
 from dadafsd.sites import Failure, Site
@@ -61,8 +63,21 @@ class Session:
     handles: dict[int, OpenFile] = field(default_factory=dict)
     closed: bool = False
     data_channels: set[Channel] = field(default_factory=set)
+    origin_looked_at: float = -math.inf  # when it was last seen how the origin is mounted (monotonic seconds)
+    origin: list[OriginTrouble] | None = None  # what was wrong with that
+    _untold: list[OriginTrouble] | None = None  # the same, where the node does not know it yet
     _listings: OrderedDict[int, Snapshot] = field(default_factory=OrderedDict)
     _next_listing: int = 0
+
+    def tell_of_origin(self, found: list[OriginTrouble]) -> None:
+        """This is wrong with the mount of the origin; the next pass says so, where it is news."""
+        if found != self.origin:
+            self.origin = self._untold = found
+
+    def passed(self, sent_ns: int) -> Pass:
+        """What answers a keepalive."""
+        untold, self._untold = self._untold, None
+        return Pass(sent_ns, time.time_ns(), untold)
 
     def file(self, handle: int) -> OpenFile:
         """The open file of `handle`; `Failure(ESTALE)` where there is none (the node opens it again)."""

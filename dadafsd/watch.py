@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import errno
 import logging
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import trio
 
-from dadafs.wire.messages import Attr, Change, LeasesLost, Pass
+from dadafs.wire.messages import Attr, Change, LeasesLost
 from dadafsd import inotify
 from dadafsd.confine import Descriptor
 from dadafsd.counters import Counters
@@ -265,7 +264,7 @@ class LocalWatch:
         self._read_events()
         if self.book.dirty or self._looking.locked():
             await self._look()
-        session.outbox.post(Pass(sent_ns, time.time_ns()))
+        session.outbox.post(session.passed(sent_ns))
 
     async def _look_at_open_files(self) -> None:
         """Find writes through shared mappings, which raise no event, in the files that nodes hold open."""

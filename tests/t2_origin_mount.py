@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from dadafs import doctor
 from dadafs.ctl import client
+from dadafs.errors import ExitCode
 from tests.checklogs import ExpectedLog
-from tests.harness.processes import HeadProcess, wait_until
+from tests.conftest import need_fuse
+from tests.harness.processes import HeadProcess, MountProcess, wait_until
+from tests.t3_mount_life import dadafs
 
 #: Runs in the head before anything else: the test's table of mounts instead of the kernel's, since no test mounts NFS.
 PRETEND = """
@@ -83,6 +87,31 @@ def test_a_cache_longer_than_freshness_is_a_warning(
     with closing(client.Head(str(head.admin_socket))) as admin:
         (export,) = admin.ask("status")["exports"]
     assert export["mounted"] == []
+
+
+def test_the_doctor_of_a_node_says_so_too(
+    tmp_path: Path, origin: Path, table: Path, start: list[HeadProcess], expected_log: ExpectedLog
+) -> None:
+    need_fuse()
+    expected_log.add(r"export data: filer:/beamline on .* is mounted ")
+    head = pretended(tmp_path, origin, table, "hard,proto=tcp,nconnect=8,acregmax=3,acdirmax=1")
+    start.append(head)
+    fstab = tmp_path / "fstab"
+    fstab.write_text(f"{head.address}:/data /elsewhere dadafs ro,freshness=4s 0 0\n")
+    said = [finding for finding in doctor.examine("/elsewhere", fstab) if "the head says" in finding.what]
+    assert [finding.state for finding in said] == ["note"], "a mount with freshness=4s, before it is made"
+    assert "is mounted hard" in said[0].what
+    mount = MountProcess(tmp_path / "mnt", head.address, "data", tmp_path / "mount.log")
+    try:
+        wait_until(
+            lambda: "mount it with actimeo=1" in dadafs("doctor", mount.mountpoint).stdout, "the head has told it"
+        )
+        assert dadafs("doctor", mount.mountpoint).returncode == ExitCode.FAILED
+        table.write_text(LINE.format(tmp_path.resolve() / "real", GOOD))  # mounted anew
+        wait_until(lambda: "the head says" not in dadafs("doctor", mount.mountpoint).stdout, "it is told again")
+    finally:
+        mount.unmount()
+    mount.check_log(expected_log)
 
 
 def test_the_recommended_options_are_no_reason_to_complain(

@@ -412,13 +412,22 @@ class Changes(Message, frozen=True, tag=60):
     changes: list[Change]
 
 
+class OriginTrouble(msgspec.Struct, frozen=True, array_like=True):
+    """One thing that is wrong with the mount of an origin; `late`: changes are seen late, else it is only slower."""
+
+    text: str
+    late: bool
+
+
 class Pass(Message, frozen=True, tag=61):
     """Every change the head knew of when it received the `Keepalive` sent at `sent_ns` was pushed before
     this. `wall_ns` is the head's wall clock, for whoever wonders whether clocks agree; 0 where it does not say.
+    `origin`: what is wrong with the mount that the export lies on; None where that is as it was said last.
     """
 
     sent_ns: int
     wall_ns: int = 0
+    origin: list[OriginTrouble] | None = None
 
 
 class LeasesLost(Message, frozen=True, tag=62):
