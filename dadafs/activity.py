@@ -19,6 +19,7 @@ READS = 2048
 #: Processes that the head is told of, and how the names of these begin there.
 REPORTED = 8
 PROCESS = "process "
+TIERS = "tiers of "
 #: Rates that the head is told are those of about so many seconds.
 INTERVAL = 2.0
 #: What the mount's own helper is called.
@@ -40,7 +41,7 @@ class Process:
         self.reads = self.bytes = self.waits = 0
         self.seconds = 0.0
         self.tiers: dict[str, int] = {}
-        self.then = (0, 0.0)  # bytes and seconds when the head was told last
+        self.then: tuple[int, float, dict[str, int]] = (0, 0.0, {})  # bytes, seconds, tiers when the head was told last
 
     def as_dict(self) -> dict[str, Any]:
         """For statistics."""
@@ -124,7 +125,9 @@ class Activity:
         return [_as_dict(read) for read, _ in zip(chosen, range(limit), strict=False)]
 
     def report(self) -> dict[str, int | float | str]:
-        """For the head: `process NAME[PID]` with bytes per second and the share of time spent waiting."""
+        """For the head: `process NAME[PID]` with bytes per second and the share of time spent waiting, and `tiers of
+        NAME[PID]` with how many of its waiting reads each tier answered since the last report.
+        """
         now = time.monotonic()
         elapsed = now - self._reported_at
         if elapsed < INTERVAL:
@@ -133,13 +136,17 @@ class Activity:
         rates = []
         for one in self._processes.values():
             size, seconds = one.bytes - one.then[0], one.seconds - one.then[1]
-            one.then = one.bytes, one.seconds
+            tiers = {name: count - one.then[2].get(name, 0) for name, count in one.tiers.items()}
+            one.then = one.bytes, one.seconds, dict(one.tiers)
             if size:
-                rates.append((size / elapsed, seconds / elapsed, one))
+                rates.append((size / elapsed, seconds / elapsed, tiers, f"{one.command}[{one.pid}]"))
         rates.sort(key=lambda rate: -rate[0])
-        self._report = {
-            f"{PROCESS}{one.command}[{one.pid}]": f"{rate:.0f} {wait:.4f}" for rate, wait, one in rates[:REPORTED]
-        }
+        self._report = {}
+        for rate, wait, tiers, who in rates[:REPORTED]:
+            self._report[PROCESS + who] = f"{rate:.0f} {wait:.4f}"
+            answered = " ".join(f"{name}={count}" for name, count in tiers.items() if count)
+            if answered:
+                self._report[TIERS + who] = answered
         return self._report
 
 

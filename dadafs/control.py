@@ -80,7 +80,13 @@ class Control:
         if name is not None:
             name = self._settings.schema.find(str(name), "get").name
         rows = [
-            {"name": row.name, "value": row.value, "source": row.source, "live": row.name in self._apply}
+            {
+                "name": row.name,
+                "value": row.value,
+                "source": row.source,
+                "live": row.name in self._apply,
+                "left": self._left(row.name),
+            }
             for row in self._settings.explain()
         ]
         return {"settings": [row for row in rows if name in (None, row["name"])]}
@@ -108,6 +114,11 @@ class Control:
         if name in self._apply:
             self._apply_value(name, self._settings.reset(name))
         return {"setting": self.get({"name": name}, user)["settings"][0]}
+
+    def _left(self, name: str) -> float | None:
+        """For how many seconds a setting is yet what it was set to; None where it does not fall back."""
+        timer = self._timers.get(name)
+        return None if timer is None else max(timer.deadline - trio.current_time(), 0.0)
 
     def _stop_timer(self, name: str) -> None:
         timer = self._timers.pop(name, None)

@@ -48,6 +48,9 @@ class LiveSettings:
         rows = _rows("", self._settings) + self._tier_rows()
         for export, config in self._exports.items():
             rows += _rows(f"export.{export}.", config.settings)
+        for row in rows:
+            timer = self._timers.get(row["name"])
+            row["left"] = None if timer is None else max(timer.deadline - trio.current_time(), 0.0)
         if name is None:
             return rows
         chosen = [row for row in rows if row["name"] in (name, name.replace("-", "_"))]

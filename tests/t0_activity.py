@@ -9,7 +9,7 @@ import pytest
 
 from dadafs import activity
 from dadafs.activity import Activity
-from dadafs.ctl.screens import PROCESS
+from dadafs.ctl.screens import PROCESS, TIERS
 
 
 def status(proc: Path, thread: int, pid: int, uid: int = 1000, parent: int | None = None) -> None:
@@ -65,3 +65,23 @@ def test_the_head_is_told_rates_of_those_that_read_most(tmp_path: Path, monkeypa
     assert all(name.startswith(PROCESS) for name in report)
     now += 4.0
     assert processes.report() == {}, "nobody has read since"
+
+
+def test_the_head_is_told_which_tiers_answered_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(activity.time, "monotonic", lambda: now)
+    processes = Activity(tmp_path)
+    process = processes.process(1)
+    for tier in ("ssd", "ssd", "origin"):
+        process.bytes += 1000
+        processes.waited(process, b"file", 0, 1000, 0.1, tier)
+    now += 4.0
+    assert processes.report()["tiers of ?[1]"] == "ssd=2 origin=1"
+    assert (activity.PROCESS, activity.TIERS) == (PROCESS, TIERS), "what the head's screens look for"
+    process.bytes += 1000
+    processes.waited(process, b"file", 0, 1000, 0.1, "memory")
+    now += 4.0
+    assert processes.report()["tiers of ?[1]"] == "memory=1", "since the last report"
+    process.bytes += 1000
+    now += 4.0
+    assert "tiers of ?[1]" not in processes.report(), "its reads did not wait"

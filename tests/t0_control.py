@@ -44,6 +44,12 @@ class Mount:
         (row,) = self.ask("get", name="ram_cache")["settings"]
         return row["value"], row["source"]
 
+    def left(self) -> float | None:
+        """After how many seconds it falls back."""
+        (row,) = self.ask("get", name="ram_cache")["settings"]
+        found: float | None = row["left"]
+        return found
+
 
 def run(tmp_path: Path, test: Callable[[Mount], Any]) -> None:
     """Run `test`, which may be a coroutine, with a mount and a clock that jumps."""
@@ -107,9 +113,12 @@ def test_only_the_owner_changes_settings(tmp_path: Path) -> None:
 def test_a_setting_falls_back_by_itself(tmp_path: Path) -> None:
     async def test(mount: Mount) -> None:
         mount.ask("set", name="ram_cache", value="64MiB", seconds=7200)
+        assert mount.left() == 7200
         await trio.sleep(7199)
         assert mount.ram_cache() == ("64MiB", "set while running")
+        assert mount.left() == 1
         await trio.sleep(2)
+        assert mount.left() is None
         assert mount.ram_cache() == ("128MiB", "default")
         assert mount.applied == [64 * MIB, 128 * MIB]
 
@@ -120,6 +129,7 @@ def test_what_is_set_or_reset_again_does_not_fall_back_later(tmp_path: Path) -> 
     async def test(mount: Mount) -> None:
         mount.ask("set", name="ram-cache", value="64MiB", seconds=10)
         mount.ask("set", name="ram_cache", value="32MiB")
+        assert mount.left() is None, "it stays now"
         await trio.sleep(100)
         assert mount.ram_cache()[0] == "32MiB"
         mount.ask("set", name="ram_cache", value="64MiB", seconds=10)

@@ -104,9 +104,16 @@ def test_settings_are_changed_for_some_time_and_name_their_source(ctl: Ctl) -> N
     ctl("set", f"{size}=128MiB", "--for", "1h")
     changed = answer(ctl("--json", "get", size))["settings"][0]
     assert int(changed["value"]) == 128 << 20
-    assert "128 MiB" in ctl("get").stdout
+    assert 0 < changed["left"] <= 3600
+    shown = ctl("get").stdout
+    assert "128 MiB" in shown
+    assert "falls back in" in shown
+    assert re.search(rf"^{re.escape(size)} .* (1h|59m\S*)\s*$", shown, re.MULTILINE)
     ctl("reset", size)
-    assert answer(ctl("--json", "get", size))["settings"][0]["source"] != changed["source"]
+    before = answer(ctl("--json", "get", size))["settings"][0]
+    assert before["source"] != changed["source"]
+    assert before["left"] is None
+    assert "falls back in" not in ctl("get").stdout
 
 
 def test_verify_finds_a_damaged_fragment(ctl: Ctl, head: HeadProcess, expected_log: ExpectedLog) -> None:
@@ -196,6 +203,22 @@ def test_status_and_top_say_who_reads_what(ctl: Ctl, head: HeadProcess) -> None:
             assert re.search(r"data\s+scan/data\s+\S+ [KM]iB/s\s+\d+", shown), "the series of data files"
 
     trio.run(read)
+
+
+def test_top_says_which_tiers_answered_a_process() -> None:
+    tiers = [{"tier": name} for name in ("memory", "ssd", "origin")]
+    counters = {"at": 1.0, "served": [], "scans": [], "tiers": tiers}
+    told = {
+        "process python3[7]": "5000000 0.25",
+        "tiers of python3[7]": "ssd=12 origin=3",
+        "process old[8]": "1000 0.5",
+    }
+    sessions = {"sessions": [{"node": "node17", "export": "data", "report": told}]}
+    console = Console(width=160, file=io.StringIO())
+    console.print(top_screen(counters, counters | {"at": 2.0}, sessions, {"reads": []}))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"^node17\s+python3\[7\]\s+4.77 MiB/s\s+-\s+12\s+3\s+25.0%$", shown, re.MULTILINE), shown
+    assert re.search(r"^node17\s+old\[8\]\s+1000 B/s\s+-\s+-\s+-\s+50.0%$", shown, re.MULTILINE), shown
 
 
 def test_settings_that_cannot_change_are_shown_on_demand(ctl: Ctl) -> None:

@@ -66,7 +66,7 @@ def test_the_head_hears_which_process_reads(served: Mounted) -> None:
         subprocess.run(["/bin/cat", str(file)], check=True, capture_output=True)
         subprocess.run(["/usr/bin/touch", str(served.tree / "scan" / "file")], check=True)  # it is read anew
         done = ctl("--socket", str(served.head.admin_socket), "--json", "status")
-        return "process cat[" in done.stdout
+        return "process cat[" in done.stdout and "tiers of cat[" in done.stdout
 
     wait_until(told, "the node has reported its processes")
 

@@ -273,12 +273,11 @@ def bundle(context: Context, mountpoint: str | None, output: str | None) -> None
 @_mount
 @pass_context
 def get_command(context: Context, name: str | None, show_config: bool, mountpoint: str | None) -> None:
-    """The settings that can be changed while the head (or a mount) runs, or NAME, each with the source of its value."""
+    """Settings that can be changed while the head (or a mount) runs, or NAME: value, source, what is left of --for."""
     reply = context.target(mountpoint).ask("get", name=name)
     if name is None and not show_config:
         reply["settings"] = [row for row in reply["settings"] if row["live"]]
-    rows = [(row["name"], screens.setting_value(row["name"], row["value"]), row["source"]) for row in reply["settings"]]
-    context.show(reply, lambda: screens.table(("setting", "value", "from"), rows))
+    context.show(reply, lambda: screens.settings_screen(reply["settings"]))
 
 
 @cli.command(name="set")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ from dadafs.quantity import format_duration, format_size
 Reply = dict[str, Any]
 #: How the names of processes begin in what nodes report (dadafs/activity.py).
 PROCESS = "process "
+TIERS = "tiers of "
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> RenderableType:
@@ -40,6 +42,21 @@ def setting_value(name: str, value: object) -> str:
     if text.isdigit() and name.rpartition(".")[2] in {"size", "floor", "memory", "memory_size", "write_queue"}:
         return format_size(int(text))
     return text
+
+
+def settings_screen(settings: Sequence[Reply]) -> RenderableType:
+    """Settings with the source of their values; a column says how long those set `--for` a while have yet."""
+    left = [row.get("left") for row in settings]
+    columns = ("setting", "value", "from", *(("falls back in ",) if any(one is not None for one in left) else ()))
+    rows = [
+        (row["name"], setting_value(row["name"], row["value"]), row["source"], _left(one))[: len(columns)]
+        for row, one in zip(settings, left, strict=True)
+    ]
+    return table(columns, rows)
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else format_duration(math.ceil(seconds))
 
 
 def job_result(job: Reply) -> str:
@@ -173,7 +190,7 @@ def top_screen(before: Reply, after: Reply, sessions: Reply, recent: Reply) -> R
         Text(),
         _top_scans(before, after, seconds),
         Text(),
-        *_top_processes(sessions),
+        *_top_processes(sessions, _tier_names(after)),
         table(("node", "file", "fragment ", "from", "waited "), waits, "the latest reads that had to wait"),
     )
 
@@ -237,19 +254,31 @@ def _top_scans(before: Reply, after: Reply, seconds: float) -> RenderableType:
     return table(columns, rows, "scans")
 
 
-def _top_processes(sessions: Reply) -> list[RenderableType]:
-    """What the nodes say of the processes that read most."""
+def _top_processes(sessions: Reply, names: Sequence[str]) -> list[RenderableType]:
+    """What the nodes say of the processes that read most; of their reads that had to wait, which tier answered."""
     rows = []
     for session in sessions["sessions"]:
-        for name, value in session["report"].items():
+        report = session["report"]
+        for name, value in report.items():
             if name.startswith(PROCESS):
+                process = name.removeprefix(PROCESS)
                 rate, _, wait = str(value).partition(" ")
-                rows.append((float(rate), session["node"], name.removeprefix(PROCESS), float(wait or 0)))
-    rows.sort(reverse=True)
-    shown = [(node, name, f"{format_size(round(rate))}/s", f"{wait:.1%}") for rate, node, name, wait in rows[:10]]
+                tiers = _counts(str(report.get(TIERS + process, "")))
+                rows.append((float(rate), session["node"], process, float(wait or 0), tiers))
+    rows.sort(key=lambda row: -row[0])
+    shown = [
+        (node, process, f"{format_size(round(rate))}/s", *(tiers.get(name, "-") for name in names), f"{wait:.1%}")
+        for rate, node, process, wait, tiers in rows[:10]
+    ]
     if not shown:
         return []
-    return [table(("node", "process", "throughput ", "waiting "), shown, "processes"), Text()]
+    columns = ("node", "process", "throughput ", *(f"{name} " for name in names), "waiting ")
+    return [table(columns, shown, "processes (reads that had to wait, by the tier that answered)"), Text()]
+
+
+def _counts(text: str) -> dict[str, str]:
+    """`ssd=3 origin=1` as a dictionary."""
+    return {name: count for name, _, count in (word.rpartition("=") for word in text.split())}
 
 
 def _differences(before: Sequence[Reply], after: Sequence[Reply], key: Sequence[str]) -> list[Reply]:
