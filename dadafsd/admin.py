@@ -77,6 +77,7 @@ class Admin:
     async def status(self, request: Request) -> Reply:
         """One screen about everything."""
         head = self._head
+        writes = None if head.store is None else head.store.writes
         return {
             "name": head.config.name,
             "version": __version__,
@@ -91,7 +92,7 @@ class Admin:
             "exports": [_export_status(exported, head.sessions.all()) for exported in head.exports.values()],
             "memory": {"limit": head.memory.limit, "used": head.memory.weight, "fragments": len(head.memory)},
             "tiers": await self._tiers(),
-            "write_queue": None if head.store is None else {"limit": head.store.queue_limit, "used": head.store.queued},
+            "write_queue": None if writes is None else {"limit": writes.limit, "used": writes.queued},
         }
 
     async def _tiers(self) -> list[Reply]:

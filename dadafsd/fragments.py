@@ -24,6 +24,7 @@ from dadafsd.policy.recent import Recent
 from dadafsd.sites import Failure, Site
 from dadafsd.store.record import FragmentKey
 from dadafsd.store_access import Record, StoreAccess
+from dadafsd.write_behind import Place, Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +61,14 @@ class Wanted:
 class _Flight:
     """A fetch under way; whoever else wants the same waits for it."""
 
-    __slots__ = ("done", "error", "prefetch", "result", "ticket")
+    __slots__ = ("done", "error", "place", "prefetch", "result", "shared", "ticket")
 
     def __init__(self, prefetch: bool) -> None:
         self.prefetch = prefetch  # nobody has waited for it so far
+        self.shared = False  # more than one wanted it
         self.done = trio.Event()
         self.ticket = Ticket()
+        self.place: Place | None = None  # in the queue of writes, while it waits for one
         self.result: Found | Attr | None = None
         self.error: OSError | None = None
 
@@ -152,7 +155,9 @@ class Fragments:
         if found is not None:
             return found
         take = self.admission.decide(want.key, want.count, blocks, prefetch=want.prefetch)
-        part = await self._shared((want.key, want.first, want.count), want, lambda t: self._part(file, want, t))
+        part = await self._shared(
+            (want.key, want.first, want.count), want, lambda flight: self._part(file, want, flight)
+        )
         if take is Take.PART_THEN_FILL and isinstance(part, Found):
             self._spawn(self._fill, file, want)
         return part
@@ -172,7 +177,7 @@ class Fragments:
         """The fragment that the blocks are in; a request that wants it verified does not join one that does not."""
         key: object = (want.key, "verified") if want.verify else want.key
         while True:
-            found = await self._shared(key, want, lambda ticket: self._fetch(file, want, ticket))
+            found = await self._shared(key, want, lambda flight: self._fetch(file, want, flight))
             if isinstance(found, Attr) or found.record is None or self._store is None:
                 return found
             # Whoever led made its own blocks resident, which need not be ours.
@@ -186,17 +191,20 @@ class Fragments:
         except OSError:
             self._counters.events["fills_failed"] += 1
 
-    async def _shared(self, key: object, want: Wanted, fetch: Callable[[Ticket], object]) -> Found | Attr:
+    async def _shared(self, key: object, want: Wanted, fetch: Callable[[_Flight], object]) -> Found | Attr:
         """`fetch`, once for everybody who wants `key` at the moment; a leader that is cancelled hands on."""
         while True:
             flight = self._flights.get(key)
             if flight is None:
                 return await self._lead(key, fetch, want.prefetch)
             self._counters.events["joined_fetches"] += 1
+            flight.shared = True
             late = flight.prefetch and not want.prefetch
             if not want.prefetch:
                 flight.prefetch = False
                 self._pool.promote(flight.ticket)
+                if flight.place is not None:
+                    flight.place.hurry()
             await flight.done.wait()
             if flight.error is not None:
                 raise flight.error
@@ -205,10 +213,10 @@ class Fragments:
                     self._counters.late[self.export, flight.result.tier] += 1
                 return flight.result
 
-    async def _lead(self, key: object, fetch: Callable[[Ticket], object], prefetch: bool) -> Found | Attr:
+    async def _lead(self, key: object, fetch: Callable[[_Flight], object], prefetch: bool) -> Found | Attr:
         flight = self._flights[key] = _Flight(prefetch)
         try:
-            flight.result = await fetch(flight.ticket)  # type: ignore[misc]
+            flight.result = await fetch(flight)  # type: ignore[misc]
         except OSError as error:
             flight.error = error
             raise
@@ -218,27 +226,36 @@ class Fragments:
         assert flight.result is not None
         return flight.result
 
-    async def _fetch(self, file: OpenFile, want: Wanted, ticket: Ticket) -> Found | Attr:
+    async def _fetch(self, file: OpenFile, want: Wanted, flight: _Flight) -> Found | Attr:
         """The whole fragment, from the store or from the origin; one caller at a time."""
         record = await self._in_store(want)
         if record is not None:
             return record
-        piece = await self._read(file, want, want.offset, want.length, ticket)
-        if isinstance(piece, Attr):
-            return piece
-        self._keep(want.key, piece, file.path)
-        return Found("origin", piece.settled, piece.checksums, 0, piece=piece)
+        after = self.keeping.after_reads(file.path)
+        if self._store is not None and after != NEVER:
+            with self._store.writes.place(want.length) as flight.place:
+                await flight.place.wait(prefetch=flight.prefetch)
+                piece = await self._read(file, want, want.offset, want.length, flight)
+                if not isinstance(piece, Attr) and self._remember(want.key, piece):
+                    waiting = Waiting(want.key, piece.data, piece.checksums, after)
+                    if not flight.place.offer(waiting, shared=flight.shared):
+                        self._counters.bypassed[self.export] += 1
+        else:
+            piece = await self._read(file, want, want.offset, want.length, flight)
+            if not isinstance(piece, Attr) and self._remember(want.key, piece) and self._store is not None:
+                self._bypassed("not_admitted")
+        return piece if isinstance(piece, Attr) else Found("origin", piece.settled, piece.checksums, 0, piece=piece)
 
-    async def _part(self, file: OpenFile, want: Wanted, ticket: Ticket) -> Found | Attr:
+    async def _part(self, file: OpenFile, want: Wanted, flight: _Flight) -> Found | Attr:
         start, length = want.span
-        piece = await self._read(file, want, want.offset + start, length, ticket)
+        piece = await self._read(file, want, want.offset + start, length, flight)
         if isinstance(piece, Attr):
             return piece
         self._bypassed("bypassed")
         return Found("origin", piece.settled, piece.checksums, want.first, piece=piece)
 
-    async def _read(self, file: OpenFile, want: Wanted, offset: int, length: int, ticket: Ticket) -> Piece | Attr:
-        held = await self._files.descriptor(file, prefetch=want.prefetch)
+    async def _read(self, file: OpenFile, want: Wanted, offset: int, length: int, flight: _Flight) -> Piece | Attr:
+        held = await self._files.descriptor(file, prefetch=flight.prefetch)
         result = await self._pool.run(
             read_piece,
             held,
@@ -246,8 +263,8 @@ class Fragments:
             offset,
             length,
             self._clock,
-            prefetch=want.prefetch,
-            ticket=ticket,
+            prefetch=flight.prefetch,
+            ticket=flight.ticket,
         )
         if isinstance(result, Attr):
             file.attr = result
@@ -271,22 +288,17 @@ class Fragments:
     def keep_now(self, key: FragmentKey, piece: Piece, path: bytes) -> None:
         """Put a fragment into the store that was kept back because it had been read too rarely."""
         if self._store is not None and piece.settled and self.keeping.after_reads(path) > 1:
-            self._store.insert_later(key, piece.data, piece.checksums)
+            self._store.writes.offer(Waiting(key, piece.data, piece.checksums))
 
-    def _keep(self, key: FragmentKey, piece: Piece, path: bytes) -> None:
+    def _remember(self, key: FragmentKey, piece: Piece) -> bool:
+        """Keep a fragment in memory, as long as it may be; whether it may be kept for good."""
         if piece.settled:
             self.memory.put(key, piece, len(piece.data))
-            if self._store is None:
-                return
-            after = self.keeping.after_reads(path)
-            if after == NEVER:
-                self._bypassed("not_admitted")
-            elif not self._store.insert_later(key, piece.data, piece.checksums, after):
-                self._counters.bypassed[self.export] += 1
-            return
+            return True
         self._bypassed("unsettled")
         expires = trio.current_time() + self._unsettled_seconds
         self.memory.put(key, piece, len(piece.data), expires)
+        return False
 
     def _bypassed(self, event: str) -> None:
         """A read was answered from the origin and what it read is not kept."""

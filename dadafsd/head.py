@@ -35,6 +35,7 @@ from dadafsd.policy.recent import Recent
 from dadafsd.service import Service
 from dadafsd.sessions import Sessions
 from dadafsd.stack_dump import on_usr1, print_tasks
+from dadafsd.store.record import FragmentKey
 from dadafsd.store_access import StoreAccess
 from dadafsd.tiers import open_store
 from dadafsd.who_may_come import authentication, say_who_cannot_come
@@ -77,7 +78,8 @@ class Head:
             store = open_store(self.config, stack)
             async with trio.open_nursery() as nursery:
                 if store is not None:
-                    self.store = StoreAccess(store, self.counters, queue_limit=self.config.settings["write_queue"])
+                    limit = self.config.settings["write_queue"]
+                    self.store = StoreAccess(store, self.counters, queue_limit=limit, in_memory=self._in_memory)
                     nursery.start_soon(self.store.run)
                 self.packing = Packing(self.counters, lambda: str(self.config.settings["compression"]))
                 nursery.start_soon(self.packing.run)
@@ -232,6 +234,11 @@ class Head:
         else:
             log.info("reloaded")
 
+    def _in_memory(self, key: FragmentKey) -> tuple[bytes, list[int]] | None:
+        """Data and checksums of a fragment that is still in memory and may be kept."""
+        piece = self.memory.get(key, trio.current_time())
+        return (piece.data, piece.checksums) if piece is not None and piece.settled else None
+
     async def _drain(self) -> None:
         """Say goodbye, finish what is under way, write what is queued; all within `drain` seconds."""
         self.draining = True
@@ -245,7 +252,7 @@ class Head:
             while any(connection.working for connection in self._connections):  # noqa: ASYNC110
                 await trio.sleep(0.02)
             if self.store is not None:
-                await self.store.flush()
+                await self.store.writes.flush()
         for connection in list(self._connections):
             connection.channel.close("this head stops")
 

@@ -191,7 +191,7 @@ class LiveSettings:
 
     def _write_queue(self, value: int) -> None:
         if self._head.store is not None:
-            self._head.store.queue_limit = value
+            self._head.store.writes.limit = value
 
     def _touches(self, value: int) -> None:
         for exported in self._head.exports.values():

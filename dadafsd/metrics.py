@@ -128,7 +128,7 @@ class HeadCollector(Collector):
             "dadafsd_memory_limit_bytes", "Fragments in memory at most", value=self._head.memory.limit
         )
         if self._head.store is not None:
-            queued = self._head.store.queued
+            queued = self._head.store.writes.queued
             yield GaugeMetricFamily("dadafsd_write_queue_bytes", "Fragments waiting for the disk", value=queued)
 
     def _tiers(self) -> Iterator[Metric]:

@@ -1,7 +1,6 @@
-"""The fragment store as the loop sees it: lookups with a deadline, records kept open, writes behind.
+"""The fragment store as the loop sees it: lookups with a deadline, records kept open; `write_behind` writes.
 
-The store can only help: a lookup that fails or takes too long is a miss, a write that finds the queue full is
-dropped and counted, and no reader ever waits for the disk to take something.
+The store can only help: a lookup that fails or takes too long is a miss.
 """
 
 from __future__ import annotations
@@ -9,9 +8,8 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, TypeVar
 
 import trio
@@ -25,6 +23,7 @@ from dadafsd.store.record import FragmentKey, Stored
 from dadafsd.store.settings import KIND_RAM
 from dadafsd.store.store import FragmentStore
 from dadafsd.store.verify import Verified
+from dadafsd.write_behind import WriteBehind
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -78,17 +77,23 @@ class Record:
 class StoreAccess:
     """One head's view of its store."""
 
-    def __init__(self, store: FragmentStore, counters: Counters, *, queue_limit: int, deadline: float = 5.0) -> None:
+    def __init__(
+        self,
+        store: FragmentStore,
+        counters: Counters,
+        *,
+        queue_limit: int,
+        in_memory: Callable[[FragmentKey], tuple[bytes, list[int]] | None] = lambda _: None,
+        deadline: float = 5.0,
+    ) -> None:
         self.store = store
-        self.queue_limit = queue_limit
-        self.queued = 0
+        self.writes = WriteBehind(store, counters, limit=queue_limit, in_memory=in_memory)
         self._counters = counters
         self._pool = OriginPool("the cache directory", slots=4, deadline=deadline)
-        self._writers = OriginPool("the cache directory (writes)", slots=2, deadline=60.0)
+        self._copiers = OriginPool("the cache directory (copies)", slots=1, deadline=60.0)
         self._admin = OriginPool("the cache directory (admin)", slots=2, deadline=60.0)
         self.pinned = bool(store.pins())
         self._hot: OrderedDict[FragmentKey, Record] = OrderedDict()
-        self._waiting: deque[tuple[FragmentKey, bytes, list[int], int]] = deque()
         self._promoted: dict[FragmentKey, Record] = {}  # waiting to be copied into memory
         self._wake = trio.Event()
 
@@ -154,24 +159,6 @@ class StoreAccess:
         except OSError as error:
             log.debug("a damaged record could not be removed: %s", error)
 
-    def insert_later(self, key: FragmentKey, data: bytes, checksums: list[int], after_reads: int = 1) -> bool:
-        """Queue a fragment to be written, if it is offered for the `after_reads`-th time by then.
-
-        Where the queue is full it is dropped and counted; whether it was queued.
-        """
-        if self.queued + len(data) > self.queue_limit:
-            self._counters.events["store_writes_dropped"] += 1
-            return False
-        self.queued += len(data)
-        self._waiting.append((key, data, checksums, after_reads))
-        self._wake.set()
-        return True
-
-    async def room(self, size: int) -> None:
-        """Wait until the queue would take `size` more bytes, for whoever would rather wait than lose them."""
-        while self.queued and self.queued + size > self.queue_limit:  # noqa: ASYNC110
-            await trio.sleep(0.01)
-
     async def call(self, function: Callable[..., Result], *args: Any, deadline: float = 60.0) -> Result:
         """A call of the admin's into the store."""
         return await self._admin.run(function, *args, deadline=deadline)
@@ -218,16 +205,11 @@ class StoreAccess:
         """The tasks of this object; never returns."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._pool.enforce_deadlines)
-            nursery.start_soon(self._writers.enforce_deadlines)
+            nursery.start_soon(self.writes.run)
+            nursery.start_soon(self._copiers.enforce_deadlines)
             nursery.start_soon(self._admin.enforce_deadlines)
             nursery.start_soon(self._close_idle)
-            for _ in range(2):
-                nursery.start_soon(self._write)
-
-    async def flush(self) -> None:
-        """Wait until everything queued was written or dropped."""
-        while self.queued:  # noqa: ASYNC110  (only at the end of the process)
-            await trio.sleep(0.01)
+            nursery.start_soon(self._copy_all)
 
     def _look(self, key: FragmentKey) -> tuple[Record | None, bool]:
         """The record, and whether it should be copied into memory (blocking, for a thread)."""
@@ -266,31 +248,16 @@ class StoreAccess:
                     break
                 del self._hot[key], record
 
-    async def _write(self) -> None:
+    async def _copy_all(self) -> None:
         while True:
-            while not self._waiting and not self._promoted:
-                if self._wake.is_set():  # one event for all writers, or only the last to sleep would be woken
-                    self._wake = trio.Event()
+            while not self._promoted:
+                self._wake = trio.Event()
                 await self._wake.wait()
-            if self._waiting:
-                await self._insert(*self._waiting.popleft())
-            else:
-                await self._promote(*self._promoted.popitem())
-
-    async def _insert(self, key: FragmentKey, data: bytes, checksums: list[int], after_reads: int) -> None:
-        try:
-            insert = partial(self.store.insert, after_reads=after_reads)
-            kept = await self._writers.run(insert, key, data, checksums)
-            self._counters.events["store_writes" if kept else "store_writes_refused"] += 1
-        except OSError as error:
-            self._counters.events["store_errors"] += 1
-            log.debug("not kept on disk: %s", error)
-        finally:
-            self.queued -= len(data)
+            await self._promote(*self._promoted.popitem())
 
     async def _promote(self, key: FragmentKey, record: Record) -> None:
         try:
-            if await self._writers.run(_copy, self.store, key, record):
+            if await self._copiers.run(_copy, self.store, key, record):
                 self._counters.events["promoted"] += 1
                 self._hot.pop(key, None)  # the next reader finds the copy
         except OSError as error:

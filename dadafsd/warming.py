@@ -95,7 +95,7 @@ class Warmer:
             count = exported.options.fragment_size // BLOCK_SIZE
             want = exported.fragments.wanted(attr.version, index, 0, count, prefetch=True, verify=False)
             if self._store is not None:
-                await self._store.room(want.length)
+                await self._store.writes.room(want.length)
             try:
                 found = await exported.fragments.find(file, want)
             except OSError as error:

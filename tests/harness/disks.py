@@ -15,6 +15,7 @@ import pytest
 _MKFS = {"ext4": ["mkfs.ext4", "-q", "-m", "0"], "xfs": ["mkfs.xfs", "-q"], "btrfs": ["mkfs.btrfs", "-q"]}
 
 _FS_IOC_SHUTDOWN = 0x8004587D
+_FIFREEZE, _FITHAW = 0xC0045877, 0xC0045878
 
 
 def _run(*argv: str) -> None:
@@ -43,6 +44,19 @@ class LoopDisk:
         fd = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.ioctl(fd, _FS_IOC_SHUTDOWN, (2).to_bytes(4, "little"))  # 2: without flushing the log
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let every write wait until the end of this context; what is there can be read."""
+        fd = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, _FIFREEZE, 0)
+            try:
+                yield
+            finally:
+                fcntl.ioctl(fd, _FITHAW, 0)
         finally:
             os.close(fd)
 
