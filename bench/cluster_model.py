@@ -23,18 +23,46 @@ GIB = 2**30
 MIB = 2**20
 
 
+#: A receiver of a slow link is woken for what has arrived in about this time, within these bytes.
+ARRIVAL = 1e-3
+SMALLEST = 32 * 1024
+FRAGMENT = MIB
+
+
+def pieces_per_gib(link: float) -> float:
+    """In how many pieces a GiB arrives over a link of so many bytes a second."""
+    return GIB / max(SMALLEST, min(FRAGMENT, link * ARRIVAL))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """CPU seconds of one side (bench/calibration.py)."""
+
+    per_gib: float = 0.0
+    per_piece: float = 0.0
+    #: The beginning of each client: its first reads.
+    per_client: float = 0.0
+    #: On top, for bytes that the head has to fetch from the origin and write to its SSD.
+    per_filled_gib: float = 0.0
+
+    def seconds(self, size: float, link: float, beginning: float) -> float:
+        """Seconds for so many bytes over such a link, and for a share of a client's beginning."""
+        streaming = self.per_gib + self.per_piece * pieces_per_gib(link)
+        return streaming * size / GIB + self.per_client * beginning
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What was measured, per machine. Seconds are CPU seconds, bytes are compressed frame data."""
 
-    node_cpu_s_per_gib: float
-    head_cpu_s_per_gib: float
+    node: Cost
+    head: Cost
     frames_per_s_per_core: float
     bytes_per_frame: float
     #: What readers and the kernel's network cost beside the two programs: on a node, its reducing cores pay it.
-    other_cpu_s_per_gib: float = 0.0
-    #: What the head pays on top for bytes that it has to fetch from the origin and write to its SSD.
-    fill_cpu_s_per_gib: float = 0.0
+    other: Cost = Cost()
+    #: Share of the time in which the cores of the laboratory work where they limit; the rest they wait for a wake-up.
+    busy_share: float = 1.0
     #: Share of a link's bits that is content.
     payload_share: float = 1448 / 1538
     measured: str = ""
@@ -64,6 +92,8 @@ class Cluster:
     one_machine_cores: int | None = None
     #: False: readers take the bytes and do nothing with them.
     reduces: bool = True
+    #: Whether every node has just been mounted and pays for its beginning, spread over what it reads.
+    begins: bool = False
 
 
 @dataclass
@@ -74,6 +104,8 @@ class Server:
     name: str
     slots: int
     machine: Server | None = None
+    #: Share of a worker's time that is work.
+    busy_share: float = 1.0
     queue: simpy.Resource = field(init=False)
     busy: float = 0.0
 
@@ -85,10 +117,10 @@ class Server:
         with self.queue.request() as turn:
             yield turn
             if self.machine is None:
-                yield self.env.timeout(seconds)
+                yield self.env.timeout(seconds / self.busy_share)
             else:
                 yield from self.machine.serve(seconds)
-        self.busy += seconds
+        self.busy += seconds / self.busy_share
 
     def utilisation(self) -> float:
         """Share of the workers' time in use so far."""
@@ -124,7 +156,8 @@ class Simulation:
         self.env = simpy.Environment()
         self.chance = random.Random(1)
         cores = cluster.one_machine_cores
-        self.machine = None if cores is None else Server(self.env, "machine cpu", cores)
+        share = calibration.busy_share
+        self.machine = None if cores is None else Server(self.env, "machine cpu", cores, busy_share=share)
         heads, nodes = range(cluster.heads), range(cluster.nodes)
         self.origin = self._server("origin", 1)
         self.ssd = [self._server("ssd", 1) for _ in heads]
@@ -173,21 +206,21 @@ class Simulation:
         for number in range(batches):
             turn = window.request()
             yield turn
-            running.append(self.env.process(self._batch(index, number, window, turn)))
+            running.append(self.env.process(self._batch(index, number, 1 / batches, window, turn)))
         yield self.env.all_of(running)
 
     def _batch(
-        self, index: int, number: int, window: simpy.Resource, turn: simpy.resources.resource.Request
+        self, index: int, number: int, share: float, window: simpy.Resource, turn: simpy.resources.resource.Request
     ) -> Generator[simpy.Event, Any, None]:
         cluster, costs = self.cluster, self.calibration
-        head, gib = index % cluster.heads, self.batch / GIB
+        head, link = index % cluster.heads, cluster.node_link
+        beginning = share if cluster.begins else 0.0
         yield from self._find(index, number, head)
-        yield from self.head_cpu[head].serve(costs.head_cpu_s_per_gib * gib)
+        yield from self.head_cpu[head].serve(costs.head.seconds(self.batch, link, beginning))
         yield from self.head_link[head].serve(self.batch / (cluster.head_link * costs.payload_share))
-        yield from self.node_link[index].serve(self.batch / (cluster.node_link * costs.payload_share))
-        yield from self.node_cpu[index].serve(costs.node_cpu_s_per_gib * gib)
-        if costs.other_cpu_s_per_gib:
-            yield from self.node_cores[index].serve(costs.other_cpu_s_per_gib * gib)
+        yield from self.node_link[index].serve(self.batch / (link * costs.payload_share))
+        yield from self.node_cpu[index].serve(costs.node.seconds(self.batch, link, beginning))
+        yield from self.node_cores[index].serve(costs.other.seconds(self.batch, link, beginning))
         window.release(turn)
         if cluster.reduces:
             yield from self._reduce(index)
@@ -210,8 +243,8 @@ class Simulation:
             yield from self.ssd[head].serve(self.batch / self.cluster.ssd)
         else:
             yield from self.origin.serve(self.batch / self.cluster.origin)
-            if self.calibration.fill_cpu_s_per_gib:
-                yield from self.head_fill[head].serve(self.calibration.fill_cpu_s_per_gib * self.batch / GIB)
+            fill = self.calibration.head.per_filled_gib + self.calibration.other.per_filled_gib
+            yield from self.head_fill[head].serve(fill * self.batch / GIB)
         there.succeed()
 
 

@@ -1,24 +1,28 @@
 """The head under its full load: many clients at once, each in a namespace of its own behind a shaped link.
 
-`python -m bench.full_load [--clients 24] [--rate 100mbit --rate none] [--mib 32] [--json FILE]`
+`python -m bench.full_load [--clients 24] [--rate 100mbit --rate none] [--mib 16] [--repeat 3] [--json FILE]`
 
 Every client reads one file from the beginning to the end, all at the same moment: the same file (a scan that every
 node analyses) or each another one. Cold: the head has nothing cached and reads the origin; warm: it has everything,
-and only the nodes are fresh. The head's own counters say how often it read the origin: N readers of one file must
-cost one reading. Everything runs on this one machine, so its cores are shared by the head, all nodes and the readers;
-`cores busy` is the CPU time of the whole machine, interrupts included, in units of one core: where that is all of them,
-they and not the links set the speed. What is CPU-bound here is not on 25 machines; `bench/simulate.py` says what is.
+and only the nodes are fresh. Medians of `--repeat` repetitions, each with a fresh head. The head's own counters say how
+often it read the origin: N readers of one file must cost one reading. Everything runs on this one machine, so its cores
+are shared by the head, all nodes and the readers; `cores busy` is the CPU time of the whole machine, interrupts
+included, in units of one core: where that is all of them, they and not the links set the speed. What is CPU-bound here
+is not on 25 machines; `bench/simulate.py` says what is.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import shutil
 import statistics
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +44,8 @@ PATTERNS = ("same", "different")
 UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 #: Share of a link's bits that is file content, at an MTU of 1500: 1448 of 1538 bytes on the wire.
 PAYLOAD_SHARE = 1448 / 1538
+#: Mounts that are made at the same time.
+AT_A_TIME = 4
 
 
 @dataclass(frozen=True)
@@ -68,13 +74,17 @@ def name_of(index: int) -> str:
     return f"client_{index:03d}.bin"
 
 
-def make_files(tree: Path, crowd: Crowd) -> None:
-    """One file a client."""
+def make_files(tree: Path, crowd: Crowd) -> dict[str, list[int]]:
+    """One file a client, made once; the checksums of their blocks."""
+    stamp = tree / "sums.json"
+    sums: dict[str, list[int]] = json.loads(stamp.read_text()) if stamp.exists() else {}
     tree.mkdir(parents=True, exist_ok=True)
     for index in range(crowd.clients):
-        path = tree / name_of(index)
-        if not path.exists() or path.stat().st_size != crowd.size:
-            data.write_content(path, index, crowd.size)
+        name = name_of(index)
+        if name not in sums:
+            sums[name] = data.write_content(tree / name, index, crowd.size)
+    stamp.write_text(json.dumps(sums))
+    return sums
 
 
 class Clients:
@@ -90,17 +100,14 @@ class Clients:
             self.sites.append(Site(site.tree, state, scratch / f"mnt{index}", site.head, Side(name, state)))
 
     def mount(self) -> None:
-        """All of them."""
-        for site in self.sites:
-            mount_dadafs(site.node, site, self._head.key)
+        """All of them, some at a time: each spends most of its start on its own."""
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            list(pool.map(lambda site: mount_dadafs(site.node, site, self._head.key), self.sites))
 
     def unmount(self) -> None:
         """All of them, and every process ended."""
-        for site in self.sites:
-            unmount(site.mountpoint)
-        for site in self.sites:
-            site.node.forget_ended("client")
-            site.node.close()
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            list(pool.map(_unmount, self.sites))
 
     def cpu_seconds(self) -> float:
         """Of all nodes together."""
@@ -109,6 +116,12 @@ class Clients:
     def peak_bytes(self) -> int:
         """The largest of any node."""
         return max(site.node.peak_bytes() for site in self.sites)
+
+
+def _unmount(site: Site) -> None:
+    unmount(site.mountpoint)
+    site.node.forget_ended("client")
+    site.node.close()
 
 
 def _read_all(sites: Sequence[Site], pattern: str, buffers: Sequence[Buffer]) -> list[float]:
@@ -131,7 +144,7 @@ def _read_all(sites: Sequence[Site], pattern: str, buffers: Sequence[Buffer]) ->
     return [took[index] for index in range(len(sites))]
 
 
-def _round(head: Dadafs, clients: Clients, crowd: Crowd, pattern: str) -> dict[str, Any]:
+def _round(head: Dadafs, clients: Clients, crowd: Crowd, pattern: str, sums: dict[str, list[int]]) -> dict[str, float]:
     """Mount everywhere, read everything once, unmount."""
     clients.mount()
     try:
@@ -144,8 +157,8 @@ def _round(head: Dadafs, clients: Clients, crowd: Crowd, pattern: str) -> dict[s
         busy = head.site.head.cpu_seconds() - cpu[0], clients.cpu_seconds() - cpu[1]
         after = head.origin()
         for index, buffer in enumerate(buffers):
-            number = 0 if pattern == "same" else index
-            check(Path(name_of(number)), buffer, number)
+            name = name_of(0 if pattern == "same" else index)
+            check(Path(name), buffer, sums[name])
         row = _figures(crowd, pattern, took)
         row["wall s"] = wall
         row["machine cpu s/GiB"] = machine / row["bytes"] * GIB
@@ -161,43 +174,55 @@ def _round(head: Dadafs, clients: Clients, crowd: Crowd, pattern: str) -> dict[s
         clients.unmount()
 
 
-def _figures(crowd: Crowd, pattern: str, took: Sequence[float]) -> dict[str, Any]:
+def _figures(crowd: Crowd, pattern: str, took: Sequence[float]) -> dict[str, float]:
     total = crowd.size * crowd.clients
     speed, limit = total / max(took), link_limit(crowd)
     each = [crowd.size / seconds / 1e6 for seconds in took]
-    return {
-        "link": crowd.rate or "unshaped",
-        "pattern": pattern,
-        "bytes": total,
+    figures = {
+        "bytes": float(total),
         "unique bytes": crowd.size * (1 if pattern == "same" else crowd.clients),
         "seconds": max(took),
         "MB/s": speed / 1e6,
         "client MB/s min": min(each),
         "client MB/s median": statistics.median(each),
         "client MB/s max": max(each),
-        "of link limit": None if limit is None else speed / limit,
     }
+    return figures if limit is None else {**figures, "of link limit": speed / limit}
 
 
-def measure(crowd: Crowd, patterns: Sequence[str], tree: Path, scratch: Path) -> Iterator[dict[str, Any]]:
-    """For each pattern a fresh head: once with nothing cached, once with everything."""
-    make_files(tree, crowd)
+def _both_states(
+    crowd: Crowd, pattern: str, tree: Path, work: Path, sums: dict[str, list[int]]
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """A fresh head: once with nothing cached, once with everything."""
+    work.mkdir(parents=True)
+    with network(crowd.clients, crowd.rate) as net, contextlib.ExitStack() as stack:
+        side = Side(net.head, work)
+        stack.callback(side.close)
+        head = Dadafs(Site(tree, work, work / "mnt", side, side))
+        head.serve()
+        clients = Clients(net, work, head)
+        for state in ("cold", "warm"):
+            yield state, _round(head, clients, crowd, pattern, sums)
+
+
+def measure(
+    crowd: Crowd, patterns: Sequence[str], tree: Path, scratch: Path, repeat: int = 1
+) -> Iterator[dict[str, Any]]:
+    """For each pattern and state the medians over the repetitions."""
+    sums = make_files(tree, crowd)
     data.read_everything(tree)
+    link = crowd.rate or "unshaped"
     for pattern in patterns:
-        with network(crowd.clients, crowd.rate) as net, contextlib.ExitStack() as stack:
-            work = scratch / (crowd.rate or "unshaped") / pattern
-            work.mkdir(parents=True)
-            side = Side(net.head, work)
-            stack.callback(side.close)
-            head = Dadafs(Site(tree, work, work / "mnt", side, side))
-            head.serve()
-            clients = Clients(net, work, head)
-            for state in ("cold", "warm"):
-                row = {"state": state, **_round(head, clients, crowd, pattern)}
-                print(
-                    f"{row['link']} {pattern} {state}: {report.number(row['MB/s'])} MB/s", file=sys.stderr, flush=True
-                )
-                yield row
+        runs: dict[str, list[dict[str, float]]] = {}
+        for number in range(repeat):
+            work = scratch / link / pattern / str(number)
+            for state, figures in _both_states(crowd, pattern, tree, work, sums):
+                runs.setdefault(state, []).append(figures)
+                print(f"{link} {pattern} {state}: {report.number(figures['MB/s'])} MB/s", file=sys.stderr, flush=True)
+            shutil.rmtree(work, ignore_errors=True)
+        for state, repetitions in runs.items():
+            about = {"link": link, "pattern": pattern, "state": state, "repetitions": repeat}
+            yield {**about, **report.median_rows(repetitions), "MB/s each": [row["MB/s"] for row in repetitions]}
 
 
 COLUMNS = (
@@ -233,7 +258,8 @@ def table_rows(rows: Sequence[dict[str, Any]]) -> list[list[object]]:
     show_default=True,
     help="Of each node's link; `none` leaves it unshaped. May be given several times.",
 )
-@click.option("--mib", default=64, show_default=True, help="What each client reads.")
+@click.option("--mib", default=16, show_default=True, help="What each client reads.")
+@click.option("--repeat", default=3, show_default=True)
 @click.option("--quick", is_flag=True, help="Two clients, small files: only check that it runs.")
 @click.option("--work", type=click.Path(path_type=Path), help="Where the test data is kept; default temporary.")
 @click.option("--lock", type=click.Path(path_type=Path), help="Hold this lock file during each timed part.")
@@ -243,6 +269,7 @@ def main(
     clients: int,
     rates: tuple[str, ...],
     mib: int,
+    repeat: int,
     quick: bool,
     work: Path | None,
     lock: Path | None,
@@ -255,17 +282,18 @@ def main(
         return
     count, size = (2, 2 * data.MIB) if quick else (clients, mib * data.MIB)
     crowds = [Crowd(count, None if rate == "none" else rate, size, lock) for rate in rates]
+    repeat = 1 if quick else repeat
     clean_up_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="dadabench-", ignore_cleanup_errors=True) as scratch:
         tree = (work or Path(scratch)) / f"crowd-{size}"
-        rows = [row for crowd in crowds for row in measure(crowd, PATTERNS, tree, Path(scratch))]
+        rows = [row for crowd in crowds for row in measure(crowd, PATTERNS, tree, Path(scratch), repeat)]
     if markdown:
         print(report.markdown(["load", *COLUMNS], table_rows(rows)))
     else:
         title = f"{count} clients at once"
         report.console().print(report.table(title, ["load", *COLUMNS], table_rows(rows)))
     if json_path:
-        content = report.document("full load", rows, clients=count, rates=rates, bytes_each=size)
+        content = report.document("full load", rows, clients=count, rates=rates, bytes_each=size, repeat=repeat)
         report.write_json(json_path, content)
 
 

@@ -5,12 +5,16 @@
 For each peer and each load: mount with nothing cached on the node (the head is warm), run the load (`cold`), run it
 again (`warm`), unmount; medians over the repetitions. Bytes are checked every time. `--quick` is for continuous
 integration: tiny sizes, one repetition, nobody looks at the figures.
+
+A slow peer cannot eat the run: a load of many items ends after `--enough` seconds with the rate of what it did, and is
+then not repeated; any other is cut off after `--cut-off` seconds, and its row says so. Both are the same for all peers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import shutil
 import sys
 import tempfile
@@ -33,15 +37,16 @@ from bench.peers.catalogue import PEERS
 GIB = 2**30
 SIZES = {"quick": data.QUICK, "small": data.SMALL, "medium": data.MEDIUM, "full": data.FULL}
 #: What a peer may die of without ending the measurement.
-TROUBLE = (NotReady, loads.WrongBytes, OSError, RuntimeError)
+TROUBLE = (NotReady, OSError, RuntimeError)
 #: Loads whose warm repetition says something.
-WARM = {"sequential", "readers", "metadata", "small_files", "frames", "chunks", "random_4k_1"}
+WARM = {"sequential", "readers", "metadata", "stats", "small_files", "frames", "chunks", "random_4k_1"}
 #: The figure of each load that goes into the table.
 HEADLINE = {
     "sequential": "MB/s",
     "readers": "MB/s",
     "mapped": "MB/s",
     "metadata": "seconds",
+    "stats": "calls/s",
     "small_files": "files/s",
     "frames": "frames/s",
     "chunks": "frames/s",
@@ -59,6 +64,9 @@ class Plan:
     rate: str | None
     repeat: int
     lock: Path | None
+    #: Seconds after which a load of many items has done enough, and any load is cut off.
+    enough: float = math.inf
+    cut_off: float = loads.TIME_LIMIT
 
 
 @contextlib.contextmanager
@@ -72,13 +80,13 @@ def alone(lock: Path | None) -> Iterator[None]:
         yield
 
 
-def _measured(peer: Peer, name: str, tree: data.Tree) -> dict[str, float]:
+def _measured(peer: Peer, name: str, tree: data.Tree, bound: loads.Bound, cut_off: float) -> dict[str, float]:
     """One run of load `name` on a mounted tree, with what it cost on both sides."""
     sides = {"head": peer.site.head, "node": peer.site.node}
     for side in sides.values():
         side.reset_peak()
     before = {key: side.cpu_seconds() for key, side in sides.items()}
-    figures = peer.run(name, tree)
+    figures = peer.run(name, tree, bound, cut_off)
     for key, side in sides.items():
         cpu = figures.setdefault(f"{key} cpu s", side.cpu_seconds() - before[key])
         if figures.get("bytes", 0) > 0:
@@ -87,20 +95,33 @@ def _measured(peer: Peer, name: str, tree: data.Tree) -> dict[str, float]:
     return figures
 
 
-def _repeated(peer: Peer, name: str, plan: Plan) -> dict[str, dict[str, float]]:
-    """Load `name` cold and, where that says something, warm, `plan.repeat` times; the medians."""
-    tree = data.Tree(peer.root, plan.sizes)
-    runs: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
-    for _ in range(plan.repeat):
+def _once(peer: Peer, name: str, tree: data.Tree, plan: Plan) -> dict[str, dict[str, float]]:
+    """Load `name` on a fresh mount and, where that says something, again: the second reads what the first has read."""
+    peer.mount()
+    try:
+        cold = _measured(peer, name, tree, loads.Bound(plan.enough), plan.cut_off)
+        if name not in WARM or not peer.keeps:
+            return {"cold": cold}
+        items = cold.get("items")
+        again = loads.Bound(plan.enough, None if items is None else int(items))
+        return {"cold": cold, "warm": _measured(peer, name, tree, again, plan.cut_off)}
+    finally:
+        peer.unmount()
+
+
+def repeated(peer: Peer, name: str, plan: Plan) -> dict[str, dict[str, float]]:
+    """Load `name` `plan.repeat` times, once where it did not get through its items; medians for each state."""
+    tree = data.Tree(peer.root, plan.sizes, peer.site.sums)
+    runs: list[dict[str, dict[str, float]]] = []
+    while len(runs) < plan.repeat and not (runs and stopped(runs[-1]["cold"])):
         with alone(plan.lock):
-            peer.mount()
-            try:
-                runs["cold"].append(_measured(peer, name, tree))
-                if name in WARM and peer.keeps:
-                    runs["warm"].append(_measured(peer, name, tree))
-            finally:
-                peer.unmount()
-    return {state: report.median_rows(rows) for state, rows in runs.items() if rows}
+            runs.append(_once(peer, name, tree, plan))
+    return {state: {**report.median_rows([run[state] for run in runs]), "repetitions": len(runs)} for state in runs[0]}
+
+
+def stopped(figures: dict[str, Any]) -> bool:
+    """Whether a load ended before it had done all its items."""
+    return bool(figures.get("items", 0) < figures.get("planned", 0))
 
 
 def _rows_of(peer_type: type[Peer], site: Site, plan: Plan) -> Iterator[dict[str, Any]]:
@@ -117,7 +138,10 @@ def _rows_of(peer_type: type[Peer], site: Site, plan: Plan) -> Iterator[dict[str
             if peer.loads and name not in peer.loads:
                 continue
             try:
-                made = _repeated(peer, name, plan)
+                made = repeated(peer, name, plan)
+            except loads.CutOff as cut:
+                yield {"peer": peer.name, "load": name, "state": "cold", "cut": str(cut)}
+                continue
             except TROUBLE as error:  # the next load may work
                 yield {"peer": peer.name, "problem": f"{name}: {error}"}
                 continue
@@ -136,7 +160,7 @@ def measure(plan: Plan, tree: data.Tree, scratch: Path) -> Iterator[dict[str, An
             state = scratch / name
             state.mkdir(parents=True)
             head, node = Side(net.head, state), Side(net.node_names[0], state)
-            site = Site(tree.root, state, scratch / f"mnt-{name}", head, node)
+            site = Site(tree.root, state, scratch / f"mnt-{name}", head, node, sums=tree.sums)
             for row in _rows_of(PEERS[name], site, plan):
                 _say(row)
                 yield row
@@ -145,26 +169,34 @@ def measure(plan: Plan, tree: data.Tree, scratch: Path) -> Iterator[dict[str, An
 
 def _say(row: dict[str, Any]) -> None:
     """One line of progress on standard error."""
-    what = row.get("problem") or f"{row['load']} {row['state']}: {report.number(headline(row))}"
+    what = row.get("problem") or f"{row['load']} {state_of(row)}: {report.number(headline(row))}"
     print(f"{row['peer']}: {what}", file=sys.stderr, flush=True)
 
 
 def headline(row: dict[str, Any]) -> object:
     """The one figure of a row that goes into the table."""
-    return row.get(HEADLINE.get(row["load"], "reads/s"))
+    return row.get("cut") or row.get(HEADLINE.get(row["load"], "reads/s"))
+
+
+def state_of(row: dict[str, Any]) -> str:
+    """Cold or warm, and how far a load got that ended early."""
+    if not stopped(row) or row["state"] != "cold":
+        return str(row["state"])
+    return f"{row['state']}, {row['items']:,.0f} of {row['planned']:,.0f}"
+
+
+#: What a load costs: the columns after its figure.
+COSTS = ("node cpu s/GiB", "head cpu s/GiB", "node MiB", "head MiB")
+PERCENTILES = ("p50 us", "p95 us", "p99 us")
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[str], list[list[object]]]]:
     """(title, columns, rows) of every table: one a load, one line a peer; the last one lists what did not run."""
     for name in dict.fromkeys(row["load"] for row in rows if "load" in row):
         mine = [row for row in rows if row.get("load") == name]
-        extra = ["p50 us", "p95 us", "p99 us"] if any("p50 us" in row for row in mine) else []
-        costs = ["node cpu s/GiB", "head cpu s/GiB", "node MiB", "head MiB"]
-        columns = ["peer", "state", HEADLINE.get(name, "reads/s"), *extra, *costs]
-        lines = [
-            [row["peer"], row["state"], headline(row), *[row.get(key) for key in (*extra, *costs)]] for row in mine
-        ]
-        yield name, columns, lines
+        more = [key for key in (*PERCENTILES, *COSTS) if any(key in row for row in mine)]
+        lines = [[row["peer"], state_of(row), headline(row), *[row.get(key) for key in more]] for row in mine]
+        yield name, ["peer", "state", HEADLINE.get(name, "reads/s"), *more], lines
     problems = [[row["peer"], row["problem"]] for row in rows if "problem" in row]
     if problems:
         yield "not measured", ["peer", "why"], problems
@@ -193,6 +225,8 @@ def _chosen(text: str | None, known: Sequence[str], what: str) -> tuple[str, ...
 @click.option("--quick", is_flag=True, help="Only check that everything runs and the bytes are right.")
 @click.option("--rate", help="Shape the link, e.g. 1gbit; default unshaped.")
 @click.option("--repeat", default=3, show_default=True)
+@click.option("--enough", default=4.0, show_default=True, help="Seconds after which a load of many items ends.")
+@click.option("--cut-off", default=20.0, show_default=True, help="Seconds after which any load is cut off.")
 @click.option("--work", type=click.Path(path_type=Path), help="Where the test data is kept; default temporary.")
 @click.option("--lock", type=click.Path(path_type=Path), help="Hold this lock file during each timed part.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there.")
@@ -204,6 +238,8 @@ def main(
     quick: bool,
     rate: str | None,
     repeat: int,
+    enough: float,
+    cut_off: float,
     work: Path | None,
     lock: Path | None,
     json_path: Path | None,
@@ -214,16 +250,17 @@ def main(
         print(f"skipped: {reason}")
         return
     chosen = _chosen(peers, list(PEERS), "peer"), _chosen(load_names, list(loads.LOADS), "load")
-    plan = Plan(*chosen, SIZES["quick" if quick else size], rate, 1 if quick else repeat, lock)
+    size = "quick" if quick else size
+    plan = Plan(*chosen, SIZES[size], rate, 1 if quick else repeat, lock, enough, cut_off)
     clean_up_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="dadabench-", ignore_cleanup_errors=True) as scratch:
         Path(scratch).chmod(0o711)  # a server may run as another user
-        tree = data.make_tree((work or Path(scratch)) / ("quick" if quick else size), plan.sizes)
+        tree = data.make_tree((work or Path(scratch)) / size, plan.sizes)
         rows = []
         for row in measure(plan, tree, Path(scratch)):
             rows.append(row)
             if json_path:  # at once: a run that is cut off leaves what it has
-                about = {"rate": rate, "repeat": plan.repeat, "size": "quick" if quick else size}
+                about = {"rate": rate, "repeat": plan.repeat, "size": size, "enough": enough, "cut_off": cut_off}
                 report.write_json(json_path, report.document("mounts", rows, **about))
     _print(rows, markdown)
     if quick and any("problem" in row and not row["problem"].startswith("not installed") for row in rows):

@@ -1,10 +1,10 @@
 """Scaling on paper: where 24, 100 and 1,000 nodes saturate, and what more hardware buys.
 
-`python -m bench.simulate [--calibration FILE] [--plots DIRECTORY] [--json FILE]`
+`python -m bench.simulate [--calibrate] [--plots DIRECTORY] [--json FILE]`
 
-The model (`bench/cluster_model.py`) is calibrated with `bench/results/calibration.json`, which
-`python -m bench.simulate --calibrate` makes from the figures of bench.mounts, bench.full_load and bench.whole_job; and
-is first checked: it has to say what bench.full_load measured, with all CPU work on the one machine of the laboratory.
+The model (`bench/cluster_model.py`) is calibrated with `bench/results/calibration.json`, which `--calibrate` makes from
+the figures of bench.mounts, bench.full_load and bench.whole_job (`bench/calibration.py`); and is first checked: it has
+to say what bench.full_load measured, with all CPU work on the one machine of the laboratory.
 """
 
 from __future__ import annotations
@@ -17,17 +17,15 @@ from typing import Any
 
 import click
 
-from bench.cluster_model import MIB, Calibration, Cluster, Outcome, Simulation, simulate, sweep
-from bench.full_load import bytes_per_s
+from bench import calibration, scaling_tables
+from bench.calibration import UNSHAPED
+from bench.cluster_model import FRAGMENT, Calibration, Cluster, Cost, Outcome, Simulation, simulate, sweep
 from bench.lab import report
 
 RESULTS = Path(__file__).parent / "results"
 NODES = [1, 2, 4, 8, 16, 24, 48, 100, 200, 400, 1000]
 BIG_SCAN = 1_000_000
-#: A link, or a disk behind the page cache, that limits nothing.
-UNSHAPED = 1e11
-#: What a node asks for at a time, and how many of these it has on their way.
-FRAGMENT = MIB
+#: How many fragments a node has on their way.
 AHEAD = 8
 SCENARIOS: dict[str, Cluster] = {
     "as installed: 1 Gbit/s nodes, one head": Cluster(1),
@@ -39,8 +37,6 @@ SCENARIOS: dict[str, Cluster] = {
     "nothing cached, each node its own scan": Cluster(1, cached=0.0),
     "nothing cached, all nodes one scan": Cluster(1, cached=0.0, sharing=1000),
 }
-#: As installed, where every byte costs the head what it cost it under the full load.
-CROWDED = "as installed, head's CPU as under the full load"
 #: Installations for the question of the SSD tier's size.
 TIERED: dict[str, Cluster] = {
     "24 nodes, 1 Gbit/s": Cluster(24),
@@ -54,104 +50,74 @@ CACHED = [0.0, 0.25, 0.5, 0.75, 0.9, 1.0]
 def load_calibration(path: Path) -> Calibration:
     """The calibration in a JSON file. Raises click.UsageError where there is none."""
     try:
-        return Calibration(**json.loads(path.read_text())["calibration"])
+        return calibration.read(path)
     except FileNotFoundError:
         raise click.UsageError(f"there is no calibration at {path}: make one with --calibrate") from None
 
 
-def calibrate(results: Path) -> dict[str, Any]:
-    """The calibration from the measured figures of one mount: nothing of the full load, which the model has to say.
-
-    CPU of a cold sequential read with a warm head, frames of a local job, and what a cold head costs more than a warm
-    one.
-    """
-    mounts, job = (json.loads((results / name).read_text()) for name in ("mounts.json", "whole_job.json"))
-    wanted = {"peer": "dadafs", "load": "sequential", "state": "cold"}
-    warm = next(row for row in mounts["rows"] if wanted.items() <= row.items())
-    local, cold, filled = (
-        next(row for row in job["rows"] if row["state"] == state) for state in ("local", "cold", "warm head")
-    )
-    programs = warm["node cpu s/GiB"] + warm["head cpu s/GiB"]
-    made = Calibration(
-        node_cpu_s_per_gib=warm["node cpu s/GiB"],
-        head_cpu_s_per_gib=warm["head cpu s/GiB"],
-        other_cpu_s_per_gib=max(0.0, warm["machine cpu s/GiB"] - programs),
-        fill_cpu_s_per_gib=max(0.0, cold["head cpu s/GiB"] - filled["head cpu s/GiB"]),
-        frames_per_s_per_core=local["frames/s per core"],
-        bytes_per_frame=local["bytes"] / local["frames"],
-        measured=mounts["date"],
-    )
-    return {"calibration": asdict(made), "machine": mounts["machine"], "from": ["mounts.json", "whole_job.json"]}
-
-
-def check(results: Path, calibration: Calibration) -> list[dict[str, Any]]:
-    """What the model says of the laboratory's own full load, beside what was measured there.
-
-    Twice: with the calibration, and with the CPU seconds per GiB that the same load took itself. The second tells
-    whether the queues are right, the first in addition whether a byte costs 24 small nodes what it costs one.
-    """
-    load = json.loads((results / "full_load.json").read_text())
-    return [_checked(row, load, calibration) for row in load["rows"]]
-
-
-def _checked(row: dict[str, Any], load: dict[str, Any], calibration: Calibration) -> dict[str, Any]:
-    cluster = Cluster(
+def laboratory(row: dict[str, Any], load: dict[str, Any]) -> Cluster:
+    """The full load's own installation: one machine, whose cores everybody shares."""
+    return Cluster(
         load["clients"],
-        node_link=UNSHAPED if row["link"] == "unshaped" else bytes_per_s(row["link"]),
+        node_link=calibration.link_of(row["link"]),
+        head_cores=load["machine"]["cores"],
         head_link=UNSHAPED,
         ssd=UNSHAPED,
         origin=UNSHAPED,
-        cached=0.0 if row["state"] == "cold" else 1.0,
+        cached=max(0.0, 1.0 - row["origin per unique byte"]),
         sharing=load["clients"] if row["pattern"] == "same" else 1,
         one_machine_cores=load["machine"]["cores"],
         reduces=False,
+        begins=True,
     )
-    own = replace(
-        calibration,
-        node_cpu_s_per_gib=row["node cpu s/GiB"],
-        head_cpu_s_per_gib=row["head cpu s/GiB"],
-        fill_cpu_s_per_gib=0.0,
-    )
-    batches = max(1, load["bytes_each"] // FRAGMENT)
-    said, with_own = (
-        Simulation(cluster, costs, batch=FRAGMENT, window=AHEAD).run(batches) for costs in (calibration, own)
-    )
-    return {
-        **row,
-        "load": f"{row['link']}, {row['pattern']}, head {row['state']}",
-        "model MB/s": said.bytes_per_s / 1e6,
-        "model / measured": said.bytes_per_s / 1e6 / row["MB/s"],
-        "bottleneck": said.bottleneck,
-        "own costs MB/s": with_own.bytes_per_s / 1e6,
-        "own costs / measured": with_own.bytes_per_s / 1e6 / row["MB/s"],
+
+
+def check(results: Path, costs: Calibration) -> list[dict[str, Any]]:
+    """What the model says of the laboratory's own full load, beside what was measured there.
+
+    Three times: with the calibration; with a calibration that has not seen that row; and with the CPU seconds per GiB
+    that the row took itself, which tells whether the queues are right.
+    """
+    load = json.loads((results / "full_load.json").read_text())
+    return [_checked(row, load, results, costs) for row in load["rows"]]
+
+
+def _checked(row: dict[str, Any], load: dict[str, Any], results: Path, costs: Calibration) -> dict[str, Any]:
+    name = calibration.name_of(row)
+    seen = next(seen for seen in calibration.crowded(load) if seen.name == name)
+    own = {side: Cost(seen.cpu[side]) for side in calibration.SIDES}
+    used = {
+        "model": costs,
+        "left out": calibration.calibrated(results, left_out=name),
+        "own costs": replace(costs, **own),
     }
+    checked: dict[str, Any] = {"load": name, "MB/s": row["MB/s"], "cores busy": row["cores busy"]}
+    for what, each in used.items():
+        outcome = Simulation(laboratory(row, load), each, batch=FRAGMENT, window=AHEAD).run(
+            max(1, load["bytes_each"] // FRAGMENT)
+        )
+        checked[f"{what} MB/s"] = outcome.bytes_per_s / 1e6
+        checked[f"{what} / measured"] = outcome.bytes_per_s / 1e6 / row["MB/s"]
+        if what == "model":
+            checked["bottleneck"] = outcome.bottleneck
+    return checked
 
 
-def scaling(calibration: Calibration, nodes: Sequence[int], crowded: float = 0.0) -> list[dict[str, Any]]:
-    """Every scenario with every number of nodes; two of them with `crowded` CPU seconds per GiB at the head."""
-    rows = []
-    dear = replace(calibration, head_cpu_s_per_gib=max(calibration.head_cpu_s_per_gib, crowded))
-    runs = [(name, base, calibration) for name, base in SCENARIOS.items()]
-    runs += [(CROWDED, Cluster(1), dear), (f"{CROWDED}, two heads", Cluster(1, heads=2), dear)]
-    for name, base, costs in runs:
-        for count, outcome in zip(nodes, sweep(base, costs, list(nodes)), strict=True):
-            rows.append({"scenario": name, "nodes": count, **_figures(outcome)})
-    return rows
+def scaling(costs: Calibration, nodes: Sequence[int]) -> list[dict[str, Any]]:
+    """Every scenario with every number of nodes."""
+    return [
+        {"scenario": name, "nodes": count, **_figures(outcome)}
+        for name, base in SCENARIOS.items()
+        for count, outcome in zip(nodes, sweep(base, costs, list(nodes)), strict=True)
+    ]
 
 
-def crowded_head(results: Path) -> float:
-    """The most that a GiB cost a warm head under the full load, CPU seconds."""
-    rows = json.loads((results / "full_load.json").read_text())["rows"]
-    same = [row["head cpu s/GiB"] for row in rows if (row["pattern"], row["state"]) == ("same", "warm")]
-    return float(max(same))
-
-
-def tier_size(calibration: Calibration, nodes: int) -> list[dict[str, Any]]:
+def tier_size(costs: Calibration, nodes: int) -> list[dict[str, Any]]:
     """What the share of bytes that the head's tiers hold is worth."""
     rows = []
     for name, base in TIERED.items():
         for share in CACHED:
-            outcome = simulate(replace(base, nodes=nodes, cached=share), calibration)
+            outcome = simulate(replace(base, nodes=nodes, cached=share), costs)
             rows.append({"installation": name, "cached": share, "nodes": nodes, **_figures(outcome)})
     return rows
 
@@ -166,26 +132,6 @@ def _figures(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-CHECK_COLUMNS = (
-    "load",
-    "MB/s",
-    "model MB/s",
-    "model / measured",
-    "bottleneck",
-    "own costs MB/s",
-    "own costs / measured",
-)
-SCALING_COLUMNS = ("nodes", "frames/s", "GB/s", "minutes for 1000x1000", "bottleneck", "busy")
-
-
-def _print(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any]], markdown: bool) -> None:
-    lines = [[row[column] for column in columns] for row in rows]
-    if markdown:
-        print(f"\n{title}\n\n{report.markdown(columns, lines)}")
-    else:
-        report.console().print(report.table(title, columns, lines))
-
-
 @click.command(help=__doc__)
 @click.option("--calibrate", "make", is_flag=True, help="Make the calibration file from the measured figures first.")
 @click.option("--calibration", "path", type=click.Path(path_type=Path), default=RESULTS / "calibration.json")
@@ -195,21 +141,25 @@ def _print(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any]], m
 @click.option("--markdown", is_flag=True, help="Print the tables in Markdown.")
 def main(make: bool, path: Path, quick: bool, plots: Path | None, json_path: Path | None, markdown: bool) -> None:
     if make:
-        report.write_json(path, calibrate(path.parent))
-    calibration = load_calibration(path)
-    checked = check(path.parent, calibration)
-    _print("the model and the laboratory", CHECK_COLUMNS, checked, markdown)
-    rows = scaling(calibration, [1, 4] if quick else NODES, crowded_head(path.parent))
-    shown = rows if quick else [row for row in rows if row["nodes"] in (24, 100, 1000)]
-    _print("scenarios", ("scenario", *SCALING_COLUMNS), shown, markdown)
-    tiers = tier_size(calibration, 4 if quick else 24)
-    _print("share that the head holds", ("installation", "cached", *SCALING_COLUMNS), tiers, markdown)
+        report.write_json(path, calibration.document(path.parent))
+    costs = load_calibration(path)
+    found = {
+        "rows": scaling(costs, [1, 4] if quick else NODES),
+        "check": check(path.parent, costs),
+        "tiers": tier_size(costs, 4 if quick else 24),
+        "costs": {side: asdict(getattr(costs, side)) for side in calibration.SIDES},
+    }
+    for title, columns, lines in scaling_tables.everything(found):
+        if markdown:
+            print(f"\n{title}\n\n{report.markdown(columns, lines)}")
+        else:
+            report.console().print(report.table(title, columns, lines))
     if plots:
         from bench.scaling_plots import draw
 
-        draw(rows, tiers, plots)
+        draw(found["rows"], found["tiers"], plots)
     if json_path:
-        report.write_json(json_path, report.document("scaling", rows, check=checked, tiers=tiers))
+        report.write_json(json_path, report.document("scaling", found.pop("rows"), **found))
 
 
 if __name__ == "__main__":

@@ -82,6 +82,30 @@ def judged(rows: Sequence[Row]) -> list[list[object]]:
     return lines
 
 
+#: At most so many times the time of LZ4 alone, for the kernel that the machine can run best.
+KERNEL_BOUNDS = {"0.06 counts uint16": 1.5, "5 counts uint16": 4.0}
+#: Two threads: of twice the frames of one, at least.
+TWO_THREADS = 0.9
+FULL_SET = "dada, full set, "
+
+
+def judged_kernels(rows: Sequence[Row]) -> list[list[object]]:
+    """The lines of the kernels' table: wish, what was measured, bound, verdict."""
+    lines: list[list[object]] = []
+    for kind in dict.fromkeys(row["frames"] for row in rows):
+        found = {row["what"]: row for row in rows if row["frames"] == kind}
+        single = [name for name in found if name.startswith(FULL_SET) and not name.endswith("threads")]
+        best = min(single, key=lambda name: found[name]["times_lz4"])
+        if kind in KERNEL_BOUNDS:
+            times, bound = found[best]["times_lz4"], KERNEL_BOUNDS[kind]
+            wish = f"{kind}: full set ({best.removeprefix(FULL_SET)}), times LZ4 alone"
+            lines.append([wish, times, f"at most {bound}", "reached" if times <= bound else "not reached"])
+        both = found[f"{FULL_SET}two threads"]["frames_per_second"] / found[best]["frames_per_second"]
+        verdict = "reached" if both >= 2 * TWO_THREADS else "not reached"
+        lines.append([f"{kind}: two threads, times the frames of one", both, f"at least {2 * TWO_THREADS}", verdict])
+    return lines
+
+
 COLUMNS = ("what we want to reach", "dadafs", "beside", "ratio", "wanted", "")
 
 

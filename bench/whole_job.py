@@ -27,7 +27,7 @@ from bench.lab import report
 from bench.lab.data import read_everything
 from bench.lab.needs import reason_without_fuse, reason_without_namespaces
 from bench.lab.network import network
-from bench.lab.side import Side, environment
+from bench.lab.side import Side, environment, machine_cpu_seconds
 from bench.lab.stopping import clean_up_on_sigterm
 from bench.mounts import alone
 from bench.peers.base import Site
@@ -76,9 +76,9 @@ def run_job(master: Path, task: Task, store: Path | None) -> dict[str, float]:
     """One `dada stxm`; frames/s of its own account, and the seconds of the whole command."""
     where = ["--no-store"] if store is None else ["--store", str(store)]
     command = _dada("stxm", str(master), "--shape", task.shape, "--json", "-q", *where)
-    begin = time.perf_counter()
+    begin, machine = time.perf_counter(), machine_cpu_seconds()
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - begin
+    seconds, machine = time.perf_counter() - begin, machine_cpu_seconds() - machine
     if done.returncode != 0:
         raise RuntimeError(f"dada stxm: {done.stderr.strip().splitlines()[-1:]}")
     account = json.loads(done.stdout)
@@ -89,12 +89,13 @@ def run_job(master: Path, task: Task, store: Path | None) -> dict[str, float]:
         "from store": account["from_store"],
         "computing s": account["seconds"],
         "command s": seconds,
+        "cores busy": machine / seconds,
         "bytes": account["compressed_bytes"],
     }
 
 
 def _row(state: str, task: Task, runs: Sequence[dict[str, float]]) -> dict[str, Any]:
-    row: dict[str, Any] = {"state": state, **report.median_rows(runs)}
+    row: dict[str, Any] = {"state": state, "repetitions": len(runs), **report.median_rows(runs)}
     if not row["computing s"]:  # the store answered: the command's own start is all there is
         return {**row, "frames/s": task.frames / row["command s"]}
     cores = os.cpu_count() or 1
@@ -153,7 +154,7 @@ def measure(task: Task, tree: Path, scratch: Path, rate: str | None) -> list[dic
     return [_row(state, task, rows) for state, rows in runs.items()]
 
 
-COLUMNS = ("frames/s", "frames/s per core", "minutes for 1000x1000 on 96 cores", "command s")
+COLUMNS = ("frames/s", "frames/s per core", "minutes for 1000x1000 on 96 cores", "command s", "cores busy")
 COSTS = ("node cpu s/GiB", "head cpu s/GiB", "node MiB", "head MiB")
 
 
@@ -162,7 +163,7 @@ def table_rows(rows: Sequence[dict[str, Any]]) -> list[list[object]]:
     lines: list[list[object]] = [[row["state"], *[row.get(key) for key in (*COLUMNS, *COSTS)]] for row in rows]
     for name, seconds in PUBLISHED_SECONDS.items():
         speed = BIG_SCAN / seconds
-        lines.append([name, speed, speed / CLUSTER_CORES, seconds / 60, *[None] * (1 + len(COSTS))])
+        lines.append([name, speed, speed / CLUSTER_CORES, seconds / 60, *[None] * (2 + len(COSTS))])
     return lines
 
 

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from bench.cluster_model import GIB, Calibration, Cluster, Server, Simulation, simulate, sweep
+from bench import calibration, scaling_tables
+from bench import simulate as simulate_page
+from bench.calibration import Observation
+from bench.cluster_model import (
+    GIB,
+    MIB,
+    Calibration,
+    Cluster,
+    Cost,
+    Server,
+    Simulation,
+    pieces_per_gib,
+    simulate,
+    sweep,
+)
 
+RESULTS = Path(calibration.__file__).parent / "results"
 COSTS = Calibration(
-    node_cpu_s_per_gib=0.5,
-    head_cpu_s_per_gib=0.25,
+    node=Cost(0.5),
+    head=Cost(0.25),
     frames_per_s_per_core=300.0,
     bytes_per_frame=0.5 * 2**20,
     payload_share=1.0,
 )
 #: Everything so fast that only what a test slows down counts.
 FREE = Cluster(1, node_link=1e13, head_link=1e13, ssd=1e13, origin=1e13, reduces=False)
-NOTHING = replace(COSTS, node_cpu_s_per_gib=0.0, head_cpu_s_per_gib=0.0)
+NOTHING = replace(COSTS, node=Cost(), head=Cost())
 
 
 def test_one_node_is_as_fast_as_its_link() -> None:
@@ -34,7 +52,7 @@ def test_many_nodes_share_the_head_link() -> None:
 
 
 def test_the_head_serves_what_its_cpu_allows_and_a_second_one_doubles_it() -> None:
-    costs = replace(NOTHING, head_cpu_s_per_gib=0.5)
+    costs = replace(NOTHING, head=Cost(0.5))
     one = simulate(replace(FREE, nodes=20), costs)
     two = simulate(replace(FREE, nodes=20, heads=2), costs)
     assert one.bytes_per_s == pytest.approx(2 * GIB, rel=0.02)
@@ -65,6 +83,83 @@ def test_the_laboratory_shares_its_cores() -> None:
     outcome = simulate(replace(FREE, nodes=24, one_machine_cores=2), COSTS)
     assert outcome.bytes_per_s == pytest.approx(2 / 0.75 * GIB, rel=0.02)
     assert outcome.bottleneck == "machine cpu"
+
+
+def test_cores_that_wait_a_tenth_of_the_time_carry_a_tenth_less() -> None:
+    lazy = simulate(replace(FREE, nodes=24, one_machine_cores=2), replace(COSTS, busy_share=0.9))
+    assert lazy.bytes_per_s == pytest.approx(0.9 * 2 / 0.75 * GIB, rel=0.02)
+
+
+def test_a_slow_link_brings_more_pieces_and_each_costs_the_head() -> None:
+    assert pieces_per_gib(1e11) == 1024
+    assert 1024 < pieces_per_gib(1e9 / 8) < pieces_per_gib(1e8 / 8) == pieces_per_gib(1e6 / 8)
+    dear = replace(NOTHING, head=Cost(per_piece=1.0 / pieces_per_gib(1e9 / 8)))
+    outcome = simulate(replace(FREE, nodes=20, node_link=1e9 / 8), dear)
+    assert outcome.bytes_per_s == pytest.approx(GIB, rel=0.02)
+
+
+def test_the_beginning_of_each_client_counts_where_little_is_read() -> None:
+    beginning = replace(NOTHING, node=Cost(per_client=0.1))
+    lab = replace(FREE, nodes=10, one_machine_cores=2, begins=True)
+    outcome = Simulation(lab, beginning, batch=MIB).run(16)
+    assert 10 * 16 * MIB / outcome.bytes_per_s == pytest.approx(10 * 0.1 / 2, rel=0.05)
+    assert Simulation(replace(lab, begins=False), beginning, batch=MIB).run(16).bytes_per_s > 1e12
+
+
+def test_costs_are_found_again_and_are_never_negative() -> None:
+    true = {"node": Cost(0.5, 1e-5, 0.01), "head": Cost(0.3, 0.0, 0.001, 0.8), "other": Cost(0.4)}
+
+    def seen(link: float, clients: float, filled: float) -> Observation:
+        load = Observation("", link, clients, filled, {})
+        for side, cost in true.items():
+            parts = (cost.per_gib, cost.per_piece, cost.per_client, cost.per_filled_gib)
+            load.cpu[side] = float(np.dot(parts, load.features(side)))
+        return load
+
+    links = (1e11, 1e9 / 8, 1e8 / 8)
+    loads = [seen(link, clients, filled) for link in links for clients in (2.0, 64.0) for filled in (0.0, 1.0)]
+    for side, cost in calibration.fitted(loads).items():
+        for name in ("per_gib", "per_piece", "per_client", "per_filled_gib"):
+            assert getattr(cost, name) == pytest.approx(getattr(true[side], name), abs=1e-9)
+    falling = calibration.non_negative(np.array([[1.0, 0.0], [1.0, 1.0]]), np.array([2.0, 1.0]))
+    assert falling == pytest.approx([1.5, 0.0])
+
+
+def test_a_row_that_is_left_out_is_not_asked_for_its_costs() -> None:
+    load = json.loads((RESULTS / "full_load.json").read_text())
+    name = calibration.name_of(load["rows"][0])
+    for side in calibration.SIDES:
+        assert name in {seen.name for seen in calibration.observed(RESULTS)}
+        assert getattr(calibration.calibrated(RESULTS, left_out=name), side) != getattr(
+            calibration.calibrated(RESULTS), side
+        )
+
+
+def test_the_model_says_what_the_laboratory_measured() -> None:
+    """Of the stored figures: every row within 20 %, and where links limit within 5."""
+    rows = simulate_page.check(RESULTS, simulate_page.load_calibration(RESULTS / "calibration.json"))
+    assert {(row["load"]) for row in rows} >= {"100mbit, same, head warm", "unshaped, different, head cold"}
+    for row in rows:
+        assert row["model / measured"] == pytest.approx(1, abs=0.2), row["load"]
+        assert row["left out / measured"] == pytest.approx(1, abs=0.25), row["load"]
+        if "same" in row["load"]:
+            assert row["bottleneck"] == ("node link" if row["load"].startswith("100mbit") else "machine cpu")
+
+
+def test_the_stored_calibration_is_that_of_the_stored_figures() -> None:
+    assert calibration.read(RESULTS / "calibration.json") == calibration.calibrated(RESULTS)
+
+
+def test_what_more_hardware_buys_is_told_against_the_first_scenario() -> None:
+    speeds = {"small": [(24, 10.0), (100, 10.0)], "large": [(24, 20.0), (100, 80.0)]}
+    rows = [
+        {"scenario": name, "nodes": nodes, "frames/s": speed, "bottleneck": "head cpu"}
+        for name, each in speeds.items()
+        for nodes, speed in each
+    ]
+    _, columns, lines = scaling_tables.bought_lines({"rows": rows})
+    assert columns[1:3] == ["x as installed, 24 nodes", "x as installed, 100 nodes"]
+    assert lines == [["small", 1.0, 1.0, 24, 10.0, "head cpu"], ["large", 2.0, 8.0, 100, 80.0, "head cpu"]]
 
 
 def test_more_nodes_are_never_slower_in_total() -> None:

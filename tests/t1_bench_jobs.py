@@ -37,6 +37,17 @@ def test_many_clients_of_one_file_cost_one_reading_of_the_origin(tmp_path: Path)
     assert set(rows) == {(pattern, state) for pattern in ("same", "different") for state in ("cold", "warm")}
     assert rows["same", "cold"]["origin per unique byte"] == 1
     assert rows["same", "warm"]["origin bytes"] == 0
+    assert all(row["cores busy"] > 0 and row["machine cpu s/GiB"] > 0 for row in rows.values())
+
+
+@pytest.mark.usefixtures("_machine")
+def test_the_full_load_is_repeated_with_a_fresh_head_each_time(tmp_path: Path) -> None:
+    crowd = full_load.Crowd(2, None, 2**20, None)
+    cold, warm = full_load.measure(crowd, ["same"], tmp_path / "tree", tmp_path / "scratch", repeat=2)
+    assert (cold["repetitions"], len(cold["MB/s each"])) == (2, 2)
+    assert cold["MB/s"] == pytest.approx(sum(cold["MB/s each"]) / 2)
+    assert cold["origin per unique byte"] == 1  # the second head had nothing either
+    assert warm["origin bytes"] == 0
 
 
 @pytest.mark.usefixtures("_machine")
@@ -44,6 +55,7 @@ def test_the_whole_job_in_every_state(tmp_path: Path) -> None:
     rows = {row["state"]: row for row in quick("bench.whole_job", tmp_path / "figures.json")}
     assert list(rows) == ["local", "cold", "warm head", "warm node", "results store"]
     assert rows["results store"]["from store"] == 9
+    assert all(row["repetitions"] == 1 and row["cores busy"] > 0 for row in rows.values())
 
 
 def test_the_kernels_beside_numpy(tmp_path: Path) -> None:
@@ -133,4 +145,5 @@ def test_the_committed_calibration_can_be_simulated(tmp_path: Path) -> None:
     assert {row["nodes"] for row in rows} == {1, 4}
     assert all(row["frames/s"] > 0 for row in rows)
     content = json.loads((tmp_path / "figures.json").read_text())
-    assert {line["link"] for line in content["check"]} >= {"100mbit", "unshaped"}
+    assert {line["load"].split(",")[0] for line in content["check"]} >= {"100mbit", "unshaped"}
+    assert set(content["costs"]) == {"node", "head", "other"}

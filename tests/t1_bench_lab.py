@@ -36,6 +36,7 @@ def test_a_tree_is_made_once_and_made_anew_for_other_sizes(tmp_path: Path) -> No
     before = (tree.root / tree.BIG).stat().st_mtime_ns
     data.make_tree(tmp_path / "tree", data.QUICK)
     assert (tree.root / tree.BIG).stat().st_mtime_ns == before
+    assert data.make_tree(tmp_path / "tree", data.QUICK).sums == tree.sums
     (tree.root / "made.json").write_text("{}")
     data.make_tree(tmp_path / "tree", data.QUICK)
     assert (tree.root / tree.BIG).stat().st_mtime_ns > before
@@ -43,8 +44,37 @@ def test_a_tree_is_made_once_and_made_anew_for_other_sizes(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", sorted(loads.LOADS))
 def test_every_load_accepts_the_right_bytes(tree: data.Tree, name: str) -> None:
-    figures = loads.LOADS[name](tree)
+    figures = loads.LOADS[name](tree, loads.Bound())
     assert figures["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    "name", [*(name for name in loads.LOADS if name.startswith("random")), "stats", "small_files", "frames", "chunks"]
+)
+def test_a_load_of_many_items_ends_when_it_has_done_enough(tree: data.Tree, name: str) -> None:
+    whole = loads.LOADS[name](tree, loads.Bound())
+    assert whole["items"] == whole["planned"] > 1
+    assert 0 < whole["p50 us"] <= whole["p95 us"] <= whole["p99 us"]
+    few = loads.LOADS[name](tree, loads.Bound(seconds=0.0))
+    assert few["items"] == (min(8, few["planned"]) if name.endswith("_8") else 1)
+    assert few["planned"] == whole["planned"]
+    assert loads.LOADS[name](tree, loads.Bound(items=1))["items"] == few["items"]
+
+
+def test_what_was_done_is_checked_also_where_a_load_ended_early(tree: data.Tree) -> None:
+    flip(tree.root / tree.small(0, 0), 0)
+    with pytest.raises(loads.WrongBytes, match="d000/f000"):
+        loads.small_files(tree, loads.Bound(items=1))
+    flip(tree.root / tree.small(0, 0), 0)
+    flip(tree.root / tree.small(0, 1), 0)
+    loads.small_files(tree, loads.Bound(items=1))  # the second was not read
+
+
+def test_a_load_that_does_not_end_is_cut_off_with_what_it_started(tree: data.Tree) -> None:
+    with pytest.raises(loads.CutOff, match="cut off after 0 s"):
+        loads.run("metadata", tree, cut_off=0.0)
+    running = [Path(entry, "cmdline") for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    assert not [path for path in running if path.exists() and str(tree.root).encode() in path.read_bytes()]
 
 
 def flip(path: Path, offset: int) -> None:
@@ -60,22 +90,22 @@ def test_a_flipped_bit_of_the_big_file_is_seen(tree: data.Tree, name: str) -> No
     for offset in range(0, data.QUICK.big_bytes, 4096):
         flip(tree.root / tree.BIG, offset)
     with pytest.raises(loads.WrongBytes):
-        loads.LOADS[name](tree)
+        loads.LOADS[name](tree, loads.Bound())
 
 
 def test_wrong_small_files_and_frames_are_seen(tree: data.Tree) -> None:
     flip(tree.root / tree.small(1, 2), 4095)
     with pytest.raises(loads.WrongBytes, match="d001/f002"):
-        loads.small_files(tree)
+        loads.small_files(tree, loads.Bound())
     flip(tree.root / tree.data_file(2), (tree.root / tree.data_file(2)).stat().st_size - 100)
     with pytest.raises(loads.WrongBytes, match="frame"):
-        loads.frames(tree)
+        loads.frames(tree, loads.Bound())
 
 
 def test_a_missing_file_is_seen_by_the_metadata_walk(tree: data.Tree) -> None:
     (tree.root / tree.small(0, 0)).unlink()
     with pytest.raises(loads.WrongBytes, match="19 files"):
-        loads.metadata(tree)
+        loads.metadata(tree, loads.Bound())
 
 
 def test_a_load_that_fails_in_its_process_says_so_here(tree: data.Tree) -> None:

@@ -8,7 +8,7 @@ The 64-bit word number `i` of a file with seed `s` is SplitMix64(s + i) (Steele,
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import h5py
@@ -22,11 +22,18 @@ _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
 #: Shape of the frames in the HDF5 files; their chunks are opaque bytes, so only the name of the size matters.
 FRAME_SHAPE = (514, 1030)
+#: Each of these has a checksum of its own, which is quicker to compare with than the bytes are made anew.
+BLOCK = 64 * 1024
 
 
 def words(seed: int, first: int, count: int) -> npt.NDArray[np.uint64]:
     """Words `first` .. `first + count - 1` of the content with seed `seed`."""
-    x = (np.arange(first, first + count, dtype=np.uint64) + (np.uint64(seed) << np.uint64(40))) * _STEP
+    return words_at(seed, np.arange(first, first + count, dtype=np.uint64))
+
+
+def words_at(seed: int, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The words with these numbers of the content with seed `seed`."""
+    x = (numbers + (np.uint64(seed) << np.uint64(40))) * _STEP
     x = (x ^ (x >> np.uint64(30))) * _MIX1
     x = (x ^ (x >> np.uint64(27))) * _MIX2
     return x ^ (x >> np.uint64(31))
@@ -68,6 +75,10 @@ class Tree:
 
     root: Path
     sizes: Sizes
+    #: XXH3-64 of what was meant to be written: of each block of a plain file, of each chunk of the scan (`CHUNKS`).
+    sums: dict[str, list[int]] = field(default_factory=dict, compare=False)
+
+    CHUNKS = "chunks"
 
     BIG = "big.bin"
     SEED_BIG = 1
@@ -99,16 +110,26 @@ class Tree:
         return content(1_000_000 + frame, 0, self.sizes.chunk_bytes)
 
 
-def write_content(path: Path, seed: int, size: int) -> None:
-    """Fill `path` with `size` bytes of the content with `seed`."""
+def block_sums(data: bytes | memoryview) -> list[int]:
+    """XXH3-64 of each block of `data`."""
+    view = memoryview(data)
+    return [xxhash.xxh3_64_intdigest(view[at : at + BLOCK]) for at in range(0, len(view), BLOCK)]
+
+
+def write_content(path: Path, seed: int, size: int) -> list[int]:
+    """Fill `path` with `size` bytes of the content with `seed`; the checksums of its blocks."""
+    sums = []
     with path.open("wb") as out:
         for offset in range(0, size, 16 * MIB):
-            out.write(content(seed, offset, min(16 * MIB, size - offset)))
+            piece = content(seed, offset, min(16 * MIB, size - offset))
+            sums += block_sums(piece)
+            out.write(piece)
+    return sums
 
 
 def _write_scan(tree: Tree) -> None:
     """A master file with external links `data_000001`, ... to data files, as DECTRIS lays it out."""
-    sizes = tree.sizes
+    sizes, sums = tree.sizes, tree.sums.setdefault(tree.CHUNKS, [])
     master_path = tree.root / tree.MASTER
     master_path.parent.mkdir(exist_ok=True)
     with h5py.File(master_path, "w", libver="latest") as master:
@@ -126,35 +147,32 @@ def _write_scan(tree: Tree) -> None:
                     compression="lzf",
                 )
                 for index in range(count):
-                    frames.id.write_direct_chunk((index, 0, 0), tree.chunk(first + index))
+                    chunk = tree.chunk(first + index)
+                    sums.append(xxhash.xxh3_64_intdigest(chunk))
+                    frames.id.write_direct_chunk((index, 0, 0), chunk)
 
 
 def make_tree(root: Path, sizes: Sizes) -> Tree:
     """The tree of `sizes` below `root`; made once, found again by its `made.json` when sizes are the same."""
-    tree = Tree(root, sizes)
     stamp = root / "made.json"
-    if stamp.exists() and json.loads(stamp.read_text()) == asdict(sizes):
-        return tree
+    if stamp.exists():
+        made = json.loads(stamp.read_text())
+        if made.get("sizes") == asdict(sizes):
+            return Tree(root, sizes, made["sums"])
+    tree = Tree(root, sizes)
     root.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
-    write_content(root / tree.BIG, tree.SEED_BIG, sizes.big_bytes)
+    tree.sums[tree.BIG] = write_content(root / tree.BIG, tree.SEED_BIG, sizes.big_bytes)
     for index in range(sizes.readers):
-        write_content(root / tree.reader(index), tree.SEED_READER + index, sizes.reader_bytes)
+        name = tree.reader(index)
+        tree.sums[name] = write_content(root / name, tree.SEED_READER + index, sizes.reader_bytes)
     for directory in range(sizes.directories):
         (root / tree.small(directory, 0)).parent.mkdir(parents=True, exist_ok=True)
         for index in range(sizes.files_per_directory):
             write_content(root / tree.small(directory, index), tree.small_seed(directory, index), sizes.small_bytes)
     _write_scan(tree)
-    stamp.write_text(json.dumps(asdict(sizes)))
+    stamp.write_text(json.dumps({"sizes": asdict(sizes), "sums": tree.sums}))
     return tree
-
-
-def checksum(seed: int, size: int) -> int:
-    """XXH3-64 of the first `size` bytes of the content with seed `seed`."""
-    digest = xxhash.xxh3_64()
-    for offset in range(0, size, 16 * MIB):
-        digest.update(content(seed, offset, min(16 * MIB, size - offset)))
-    return digest.intdigest()
 
 
 def read_everything(root: Path) -> None:

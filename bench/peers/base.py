@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,6 +32,8 @@ class Site:
     head: Side
     node: Side
     address: str = HEAD_ADDRESS
+    #: Checksums of what is in the tree (`Tree.sums`).
+    sums: dict[str, list[int]] = field(default_factory=dict)
 
 
 class Peer(ABC):
@@ -86,9 +88,9 @@ class Peer(ABC):
         """Have the head hold everything in memory."""
         read_everything(self.site.tree)
 
-    def run(self, name: str, tree: Tree) -> measured.Figures:
-        """One run of load `name` on the mounted tree; its figures, bytes checked."""
-        return measured.run(name, tree)
+    def run(self, name: str, tree: Tree, bound: measured.Bound, cut_off: float) -> measured.Figures:
+        """One run of load `name` on the mounted tree; its figures, bytes checked. Raises `CutOff`."""
+        return measured.run(name, tree, bound, cut_off)
 
     def stop(self) -> None:
         """End everything."""

@@ -67,7 +67,7 @@ class DictFs(Peer):
     name = "dict"
     about = "trivial pyfuse3 file system that answers from a dict (small files only)"
     remote = False
-    loads = ("opens", "metadata", "small_files")
+    loads = ("opens", "metadata", "stats", "small_files")
 
     def mount(self) -> None:
         arguments = ["-m", "bench.peers.dictfs", str(self.site.tree), str(self.site.mountpoint)]
