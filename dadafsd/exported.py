@@ -170,4 +170,6 @@ def _leases(export: Export, options: ExportOptions, pool: OriginPool, files: Ope
     """inotify where the origin is local, unless the configuration says otherwise."""
     if options.watch == "poll" or (options.watch == "auto" and export.remote):
         return PollWatch(export, pool, counters, stats_per_second=options.stats_per_second)
-    return LocalWatch(export, pool, files, counters, limit=options.watches)
+    local = LocalWatch(export, pool, files, counters, limit=options.watches)
+    files.on_open = local.opened
+    return local

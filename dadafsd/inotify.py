@@ -25,6 +25,7 @@ ENTRY = MOVED_FROM | MOVED_TO | CREATE | DELETE
 #: What is watched is no longer what its path means, or no longer watched.
 GONE = int(flags.DELETE_SELF | flags.MOVE_SELF | flags.UNMOUNT) | IGNORED
 _WANTED = MODIFY | ATTRIB | CLOSE_WRITE | ENTRY | int(flags.DELETE_SELF | flags.MOVE_SELF | flags.EXCL_UNLINK)
+_MASK_ADD = int(flags.MASK_ADD)
 _EVENT = struct.Struct("iIII")
 _READ_SIZE = 256 * 1024
 
@@ -45,6 +46,13 @@ class Watches:
         May be called from any thread. Raises `OSError`, `ENOSPC` where the kernel's limit is reached.
         """
         return int(self._inotify.add_watch(f"/proc/self/fd/{held.fd}", _WANTED))
+
+    def add_links(self, held: Descriptor) -> int:
+        """Watch the link count (and mode, owner, times) of the file that `held` has open, beside what is watched of it.
+
+        Waits for nothing. Raises `OSError`, as `add`.
+        """
+        return int(self._inotify.add_watch(f"/proc/self/fd/{held.fd}", ATTRIB | _MASK_ADD))
 
     def remove(self, number: int) -> None:
         """Watch no longer; no error where the watch is gone already."""

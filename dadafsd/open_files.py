@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import resource
 from collections import OrderedDict
+from collections.abc import Callable
 
 from dadafs.wire.messages import Attr, Version
 from dadafsd.confine import Descriptor
@@ -47,6 +48,7 @@ class OpenFiles:
     def __init__(self, export: Export, pool: OriginPool, limit: int) -> None:
         self.limit = limit
         self.closed_early = 0
+        self.on_open: Callable[[OpenFile], None] = _nobody
         self._export = export
         self._pool = pool
         self._files: dict[tuple[int, int], OpenFile] = {}
@@ -72,6 +74,7 @@ class OpenFiles:
         file.path, file.attr = path, attr
         file.users += 1
         self._hold(file, descriptor)
+        self.on_open(file)
         return file
 
     def detach(self, file: OpenFile) -> None:
@@ -105,6 +108,10 @@ class OpenFiles:
             _, oldest = self._held.popitem(last=False)
             oldest.descriptor = None
             self.closed_early += 1
+
+
+def _nobody(file: OpenFile) -> None:
+    """Nobody wants to know."""
 
 
 def raise_descriptor_limit() -> int:

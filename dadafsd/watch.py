@@ -20,7 +20,8 @@ from dadafsd.confine import Descriptor
 from dadafsd.counters import Counters
 from dadafsd.export import Export, fstat
 from dadafsd.leases import ABSENT, Look, look_again
-from dadafsd.open_files import OpenFiles
+from dadafsd.link_watch import LinkWatch
+from dadafsd.open_files import OpenFile, OpenFiles
 from dadafsd.origin_pool import OriginPool
 from dadafsd.policy import lease_book
 from dadafsd.policy.lease_book import LeaseBook, Watched
@@ -36,6 +37,8 @@ LOOK_SECONDS = 0.75
 #: Open files looked at for writes through mappings: so many a tick, in seconds.
 MAPPED_TICK = 0.25
 MAPPED_BATCH = 500
+#: One file in so many watches may be watched for its link count only.
+LINKS_SHARE = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class LocalWatch:
         self._counters = counters
         self._watches = inotify.Watches()
         self._nodes: dict[int, list[Watched[Session]]] = {}
+        self._links = LinkWatch(self._watches, limit // LINKS_SHARE, self._nodes)
         self._placing = trio.Lock()
         self._strays: dict[int, int] | None = None  # events for watches that are just being placed
         self._looking = trio.Lock()
@@ -113,7 +117,7 @@ class LocalWatch:
 
     def status(self) -> dict[str, object]:
         """See `dadafsd.leases.Leases`."""
-        return {"method": "inotify", "watches": len(self.book), "limit": self.limit}
+        return {"method": "inotify", "watches": len(self.book), "limit": self.limit, "link_watches": len(self._links)}
 
     # --- placing watches ------------------------------------------------------------------------------------
 
@@ -143,8 +147,7 @@ class LocalWatch:
         accepted = not stray & inotify.GONE and self.book.watch(path, number, start)
         node = self.book.find(path)
         if not accepted or node is None or node.mark != number:
-            if number not in self._nodes:
-                self._watches.remove(number)
+            self._unwatch(number)
             return False
         known = self._nodes.setdefault(number, [])
         if node not in known:
@@ -152,6 +155,20 @@ class LocalWatch:
         if stray:
             self.book.doubt(path)
         return True
+
+    def _unwatch(self, number: int) -> None:
+        if number not in self._nodes and number not in self._links:
+            self._watches.remove(number)
+
+    def opened(self, file: OpenFile) -> None:
+        """A node opened this file: from now on a link that is made to it elsewhere is seen."""
+        self._links.watch(file)
+
+    def _linked(self, path: bytes) -> None:
+        """The file at `path` may have another name now, and nodes must not rely on its directory to see all writes."""
+        parent = self.book.find(path.rpartition(b"/")[0])
+        if parent is not None:
+            self.book.changed(parent, path.rpartition(b"/")[2])
 
     def _make_room(self, count: int) -> None:
         """Give the leases asked for longest ago back where more than `limit` objects would be watched."""
@@ -187,7 +204,11 @@ class LocalWatch:
         for number, mask, name in self._watches.read():
             if mask & inotify.OVERFLOW:
                 self._overflow()
-            elif number in self._nodes:
+                continue
+            name_of_file = self._links.event(number, mask)
+            if name_of_file is not None:
+                self._linked(name_of_file)
+            if number in self._nodes:
                 for node in list(self._nodes[number]):
                     self._event(node, mask, name)
             elif self._strays is not None:
@@ -223,7 +244,7 @@ class LocalWatch:
             if node in nodes:
                 nodes.remove(node)
             if not nodes and self._nodes.pop(node.mark, None) is not None:
-                self._watches.remove(node.mark)
+                self._unwatch(node.mark)
 
     # --- looking again --------------------------------------------------------------------------------------
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import trio
 
-from dadafs.wire.messages import Attr, Done, GiveBack, List, Listing, Open, Opened
+from dadafs.ctl import client
+from dadafs.wire.messages import Attr, Done, GiveBack, List, Listing, Open, Opened, Release
 from tests.checklogs import ExpectedLog
 from tests.harness.node import Node, connected
 from tests.harness.processes import HeadProcess
@@ -200,6 +202,72 @@ def test_a_write_through_a_mapping_is_found_in_an_open_file(head: HeadProcess, t
                 )
 
     trio.run(main)
+
+
+def test_a_name_made_elsewhere_is_found_by_the_file_itself(head: HeadProcess, tree: Path) -> None:
+    """The file is not open any more; its directory tells nothing of a link into another one, nor of writes there."""
+    for name in ("dir", "elsewhere"):
+        (tree / name).mkdir()
+    write(tree / "dir/file", "file")
+    write(tree / "dir/other", "other")
+
+    async def main() -> None:
+        async with connected(head.port) as node:
+            for path in (b"dir/file", b"dir/other"):
+                opened = await node.open(path)
+                await node.ask(Release([opened.handle]), Done)
+                await leased_stat(node, path)
+            os.link(tree / "dir/file", tree / "elsewhere/link")
+            pushed = await news(node)
+            assert pushed.keys() == {b"dir/file"}
+            attr = pushed[b"dir/file"]
+            assert attr is not None
+            assert attr.nlink == 2, "the node relies on it no more, and asks"
+            assert (await leased_stat(node, b"dir/file")) == attr
+            node.pushes.clear()
+            with (tree / "elsewhere/link").open("a") as out:
+                out.write("more")
+            attr = (await news(node))[b"dir/file"]
+            assert attr is not None
+            assert attr.size == 8
+            os.unlink(tree / "elsewhere/link")
+            node.pushes.clear()
+            await leased_stat(node, b"dir/file")
+            write(tree / "dir/file", "alone again")
+            attr = (await news(node))[b"dir/file"]
+            assert attr is not None
+            assert attr.size == 11
+
+    trio.run(main)
+
+
+def test_files_watched_for_links_are_bounded(tmp_path: Path, expected_log: ExpectedLog) -> None:
+    tree = tmp_path / "tree"
+    (tree / "elsewhere").mkdir(parents=True)
+    for number in range(30):
+        write(tree / f"file{number}", "file")
+    config = tmp_path / "config.toml"
+    config.write_text(f'[[export]]\nname = "data"\ndirectory = "{tree}"\nwatches = 50\n')
+    head = HeadProcess(tmp_path / "head", {}, options=("--config", str(config)))
+
+    async def main() -> None:
+        async with connected(head.port) as node:
+            for number in range(30):
+                opened = await node.open(b"file%d" % number)
+                await node.ask(Release([opened.handle]), Done)
+                await leased_stat(node, b"file%d" % number)
+            with closing(client.Head(str(head.admin_socket))) as admin:
+                (export,) = admin.ask("status")["exports"]
+            assert export["leases"]["link_watches"] == 10
+            os.link(tree / "file29", tree / "elsewhere/link")
+            write(tree / "file0", "changed")
+            assert (await news(node)).keys() == {b"file29", b"file0"}, "those opened last, and every other change"
+
+    try:
+        trio.run(main)
+    finally:
+        head.stop()
+    head.check_log(expected_log)
 
 
 def test_what_was_given_back_is_not_pushed(head: HeadProcess, tree: Path) -> None:

@@ -251,3 +251,31 @@ def test_a_write_through_another_name_is_seen(place: Place) -> None:
     with (place.tree / "there" / "other").open("r+b") as writer:
         writer.write(b"b" * 100)
     seen(lambda: (place.mnt / "file").read_bytes() == b"b" * 100, "the write through the other name")
+
+
+def written_through_a_new_name(place: Place, content: bytes) -> None:
+    """`file` gets a name in a directory that no node has asked for, and is written under that."""
+    (place.tree / "there").mkdir()
+    os.link(place.tree / "file", place.tree / "there" / "other")
+    with (place.tree / "there" / "other").open("r+b") as writer:
+        writer.write(content)
+
+
+def test_a_write_through_a_name_made_later_is_seen(place: Place) -> None:
+    """Nobody has the file open, and its own directory tells nothing of the new name."""
+    (place.tree / "file").write_bytes(b"a" * 100)
+    known(place.mnt / "file", b"a" * 100)
+    written_through_a_new_name(place, b"b" * 100)
+    seen(lambda: (place.mnt / "file").read_bytes() == b"b" * 100, "the write through the other name")
+    seen(lambda: (place.mnt / "file").stat().st_nlink == 2, "the link count")
+    with (place.tree / "there" / "other").open("ab") as writer:
+        writer.write(b"more")
+    seen(lambda: (place.mnt / "file").read_bytes() == b"b" * 100 + b"more", "the next one, too")
+
+
+def test_a_file_that_was_only_looked_at_has_its_content_when_it_is_opened(place: Place) -> None:
+    """What such a write hides is the attributes of a file that no node opened, not its content."""
+    (place.tree / "file").write_bytes(b"a" * 100)
+    seen(lambda: (place.mnt / "file").exists(), "the file")
+    written_through_a_new_name(place, b"b" * 100)
+    assert (place.mnt / "file").read_bytes() == b"b" * 100
