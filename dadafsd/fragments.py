@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 import trio
 
 from dadafs.wire.messages import BLOCK_SIZE, Attr, Version
@@ -27,8 +27,7 @@ from dadafsd.store_access import Record, StoreAccess
 from dadafsd.write_behind import Place, Waiting
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """Where some blocks, from `first` on, of a fragment are: in `piece` (memory) or `record` (the store)."""
 
     tier: str
@@ -39,8 +38,7 @@ class Found:
     record: Record | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """`count` blocks from `first` on of a fragment of `length` bytes that begins at `offset` of its file."""
 
     key: FragmentKey

@@ -36,7 +36,7 @@ from dadafsd.service import Service
 from dadafsd.sessions import Sessions
 from dadafsd.stack_dump import on_usr1, print_tasks
 from dadafsd.store.record import FragmentKey
-from dadafsd.store_access import StoreAccess
+from dadafsd.store_access import StoreAccess, hot_records
 from dadafsd.tiers import open_store
 from dadafsd.who_may_come import authentication, say_who_cannot_come
 
@@ -79,7 +79,11 @@ class Head:
             async with trio.open_nursery() as nursery:
                 if store is not None:
                     limit = self.config.settings["write_queue"]
-                    self.store = StoreAccess(store, self.counters, queue_limit=limit, in_memory=self._in_memory)
+                    hot = hot_records(descriptors)
+                    self.store = StoreAccess(
+                        store, self.counters, queue_limit=limit, in_memory=self._in_memory, hot_records=hot
+                    )
+                    descriptors -= hot
                     nursery.start_soon(self.store.run)
                 self.packing = Packing(self.counters, lambda: str(self.config.settings["compression"]))
                 nursery.start_soon(self.packing.run)

@@ -46,7 +46,7 @@ class Packing:
         mode = self._mode()
         if mode == "off" or type(reply.message) is not Blocks or reply.message.size < BLOCK_SIZE:
             return False
-        if mode == "auto":
+        if mode == "auto" and link.due(reply.message.size):
             delivery = channel.delivery()
             if delivery is not None:
                 link.measured(delivery.rate, idle=delivery.idle)

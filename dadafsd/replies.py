@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from dadafs.wire.messages import BLOCK_SIZE, Blocks, Message
 from dadafsd.fragments import Found, Wanted
@@ -11,8 +12,7 @@ from dadafsd.store.settings import KIND_RAM
 from dadafsd.store_access import Record
 
 
-@dataclass(frozen=True, slots=True)
-class FilePart:
+class FilePart(msgspec.Struct, frozen=True):
     """Bytes `offset` .. `offset + length - 1` of a record's file, to be sent by sendfile."""
 
     record: Record
@@ -20,16 +20,15 @@ class FilePart:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """A message and what travels beside it: buffers, or parts of one record's file.
 
     `packed_as` names these bytes, if they can be known by a name.
     """
 
     message: Message
-    buffers: list[memoryview] = field(default_factory=list)
-    parts: list[FilePart] = field(default_factory=list)
+    buffers: list[memoryview] = []
+    parts: list[FilePart] = []
     packed_as: Hashable = None
 
     @property

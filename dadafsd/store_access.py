@@ -27,8 +27,11 @@ from dadafsd.write_behind import WriteBehind
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
-#: Records kept open after they were used, so that the next node's read needs no thread.
+#: Records kept open after they were used, so that the next read finds them open: so many at least, at most, and in
+#: between this part of the descriptors that there are. 1 KiB of memory each.
 HOT_RECORDS = 256
+MOST_HOT_RECORDS = 4096
+HOT_SHARE = 1 / 16
 #: A hot record is closed after this many seconds without use.
 HOT_SECONDS = 10.0
 #: One look a block is enough: the kernel reads ahead by more.
@@ -85,8 +88,10 @@ class StoreAccess:
         queue_limit: int,
         in_memory: Callable[[FragmentKey], tuple[bytes, list[int]] | None] = lambda _: None,
         deadline: float = 5.0,
+        hot_records: int = HOT_RECORDS,
     ) -> None:
         self.store = store
+        self._hot_records = hot_records
         self.writes = WriteBehind(store, counters, limit=queue_limit, in_memory=in_memory)
         self._counters = counters
         self._pool = OriginPool("the cache directory", slots=4, deadline=deadline)
@@ -235,7 +240,7 @@ class StoreAccess:
     def _keep(self, key: FragmentKey, record: Record) -> None:
         record.used = trio.current_time()
         self._hot[key] = record
-        while len(self._hot) > HOT_RECORDS:
+        while len(self._hot) > self._hot_records:
             self._hot.popitem(last=False)
 
     async def _close_idle(self) -> None:
@@ -263,6 +268,11 @@ class StoreAccess:
         except OSError as error:
             self._counters.events["store_errors"] += 1
             log.debug("not copied into memory: %s", error)
+
+
+def hot_records(descriptors: int) -> int:
+    """How many records to keep open where the process may have so many descriptors for files."""
+    return max(HOT_RECORDS, min(MOST_HOT_RECORDS, int(descriptors * HOT_SHARE)))
 
 
 def _some(records: Iterator[Verified]) -> list[Verified]:

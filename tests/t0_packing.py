@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from dadafsd.policy.packing import ENOUGH, PACKING_RATE, REMEMBERED, TRIED_AGAIN, WORTH_IT, Link, Speed, most
+from dadafsd.policy.packing import (
+    ENOUGH,
+    MEASURED_EACH,
+    PACKING_RATE,
+    REMEMBERED,
+    TRIED_AGAIN,
+    WORTH_IT,
+    Link,
+    Speed,
+    most,
+)
 
 GBIT = 125e6
 
@@ -51,3 +61,10 @@ def test_a_busy_head_packs_less_and_tries_again_later() -> None:
     speed.packed(1_000_000, 1e-9, ENOUGH)
     assert speed.at(ENOUGH) == pytest.approx(100e6)
     assert speed.at(ENOUGH + TRIED_AGAIN) == PACKING_RATE
+
+
+def test_small_replies_are_not_each_measured() -> None:
+    link = Link()
+    assert link.due(1), "the first one is"
+    assert [link.due(MEASURED_EACH // 4) for _ in range(9)] == [False, False, False, True] * 2 + [False]
+    assert all(link.due(MEASURED_EACH) for _ in range(3))
