@@ -18,14 +18,14 @@ from typing import Any
 
 import click
 
-from bench import eviction, full_load, mounts, scaling_tables, targets, whole_job
+from bench import eviction, full_load, mounts, scaling_tables, targets, whole_job, wire
 from bench.lab import report
 
 BENCH = Path(__file__).parent
 PAGES = (BENCH / "README.md", BENCH.parent / "docs" / "scaling.md")
 Document = dict[str, Any]
 #: Question of a file (without .json), in the order of the page.
-FILES = ("mounts", "mounts_1gbit", "full_load", "whole_job", "kernels", "eviction", "head", "scaling")
+FILES = ("mounts", "mounts_1gbit", "full_load", "whole_job", "kernels", "eviction", "head", "wire", "scaling")
 
 
 def machine_line(document: Document) -> str:
@@ -147,6 +147,11 @@ def head(document: Document) -> str:
     return report.markdown(["request", "CPU seconds of the head", "per"], lines)
 
 
+def wire_alone(document: Document) -> str:
+    """Calls and bytes a second without head and node."""
+    return report.markdown(wire.COLUMNS, [[row.get(column) for column in wire.COLUMNS] for row in document["rows"]])
+
+
 #: Name of a block: the file that it is made from, and how.
 BLOCKS: dict[str, tuple[str, Callable[[Document], str]]] = {
     "what we want to reach": ("mounts", wishes),
@@ -159,6 +164,7 @@ BLOCKS: dict[str, tuple[str, Callable[[Document], str]]] = {
     "kernels": ("kernels", kernels),
     "eviction": ("eviction", evictions),
     "head": ("head", head),
+    "wire": ("wire", wire_alone),
     "model check": ("scaling", scaling_tables.check),
     "model costs": ("scaling", scaling_tables.costs),
     "scenarios": ("scaling", scaling_tables.scenarios),

@@ -64,7 +64,9 @@ def judged(rows: Sequence[Row]) -> list[list[object]]:
     lines: list[list[object]] = []
     for target in TARGETS:
         figure = target.figure or HEADLINE.get(target.load, "reads/s")
-        there = [row for row in rows if (row.get("load"), row.get("state")) == (target.load, target.state)]
+        there = [
+            row for row in rows if (row.get("load"), row.get("state")) == (target.load, target.state) and figure in row
+        ]
         ours = next((row for row in there if row["peer"] == "dadafs"), None)
         if target.yardstick == FASTEST:
             other = _best([row for row in there if mounted(row)], figure, lower=figure in ("seconds", "us"))

@@ -1,13 +1,12 @@
 """The wire alone: calls a second and bytes a second over loopback between two processes, with the CPU each side pays.
 
-    python -m bench.wire [--tls] [--seconds 2]
+    python -m bench.wire [--tls] [--seconds 2] [--json FILE] [--quick]
 
 The head's side sends from a file in the page cache, as `dadafsd` does; nothing of head or node but the channel runs.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -17,9 +16,13 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import click
 import trio
 
+from bench.lab import report
+from bench.lab.side import process_table
 from dadafs.wire.auth import ClientAuth, ServerAuth
 from dadafs.wire.channel import Channel, ChannelClosed
 from dadafs.wire.client import RequestChannel, Target, connect
@@ -43,17 +46,30 @@ class Row:
     tasks: int
     calls: int = 0
     seconds: float = 0.0
-    cpu: float = 0.0
+    node_cpu: float = 0.0
+    head_cpu: float = 0.0
 
-    def __str__(self) -> str:
-        rate = self.calls / self.seconds
-        text = f"{self.name:28} {rate:9.0f} calls/s  {self.cpu / self.calls * 1e6:6.1f} us CPU of the node each"
+    def figures(self) -> dict[str, Any]:
+        """Rates, and the CPU that a call and a GiB cost each side."""
+        found: dict[str, Any] = {"row": self.name, "calls/s": self.calls / self.seconds}
+        sides = {"node": self.node_cpu, "head": self.head_cpu}
+        found |= {f"{side} cpu us/call": cpu / self.calls * 1e6 for side, cpu in sides.items()}
         if self.bytes_each:
             total = self.calls * self.bytes_each
-            text += f"  {total / self.seconds / 1e6:7.0f} MB/s  {self.cpu / total * 2**30:5.2f} CPU s/GiB"
-        return text
+            found["MB/s"] = total / self.seconds / 1e6
+            found |= {f"{side} cpu s/GiB": cpu / total * 2**30 for side, cpu in sides.items()}
+        return found
 
 
+COLUMNS = (
+    "row",
+    "calls/s",
+    "MB/s",
+    "node cpu us/call",
+    "head cpu us/call",
+    "node cpu s/GiB",
+    "head cpu s/GiB",
+)
 ROWS = [
     Row("stat, one at a time", 0, 1),
     Row("stat, 8 at a time", 0, 8),
@@ -107,26 +123,28 @@ async def answer(channel: Channel, fd: int) -> None:
 # --- the node's side ----------------------------------------------------------------------------------------------
 
 
-async def measure(port: int, auth: ClientAuth, seconds: float) -> None:
-    """Print one line for each of `ROWS`."""
+async def measure(port: int, auth: ClientAuth, seconds: float, head: int) -> list[dict[str, Any]]:
+    """The figures of each of `ROWS`; `head` is the process of the other side."""
     channel = await connect("127.0.0.1", port, node="bench", role="data", auth=auth, target=Target("x"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(channel.run)
         for row in ROWS:
-            await run_row(channel, row, seconds)
-            print(row, flush=True)
+            await run_row(channel, row, seconds, head)
         channel.close()
+    return [row.figures() for row in ROWS]
 
 
-async def run_row(channel: RequestChannel, row: Row, seconds: float) -> None:
-    begun, cpu = time.perf_counter(), time.process_time()
+async def run_row(channel: RequestChannel, row: Row, seconds: float, head: int) -> None:
+    begun, cpu, served = time.perf_counter(), time.process_time(), process_table()[head][1]
     async with trio.open_nursery() as nursery:
         for _ in range(row.tasks):
             nursery.start_soon(until_time, caller(channel, row), begun + seconds)
-    row.seconds, row.cpu = time.perf_counter() - begun, time.process_time() - cpu
+    row.seconds, row.node_cpu = time.perf_counter() - begun, time.process_time() - cpu
+    row.head_cpu = process_table()[head][1] - served
 
 
 async def until_time(call: Callable[[], Awaitable[object]], end: float) -> None:
+    await call()  # at least one, however busy the machine is
     while time.perf_counter() < end:
         await call()
 
@@ -162,20 +180,11 @@ def certificates(folder: Path) -> tuple[list[str], list[str]]:
     return list(issue(folder / "head", authority, "127.0.0.1")), list(issue(folder / "node", authority, "node"))
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tls", action="store_true", help="with certificates instead of a key")
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each row")
-    parser.add_argument("--head", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.head:
-        told = json.loads(sys.stdin.readline())
-        trio.run(serve, bytes.fromhex(told["secret"]), told["tls"])
-        return
+def between_processes(seconds: float, with_tls: bool) -> list[dict[str, Any]]:
+    """Start the head's side and measure against it."""
     secret = os.urandom(32)
     with tempfile.TemporaryDirectory() as folder:
-        head_files, node_files = certificates(Path(folder)) if options.tls else ([], [])
+        head_files, node_files = certificates(Path(folder)) if with_tls else ([], [])
         argv = [sys.executable, "-m", "bench.wire", "--head"]
         with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as head:
             assert head.stdin is not None
@@ -186,9 +195,31 @@ def main() -> None:
                 port = int(head.stdout.readline())
                 tls = client_context(*node_files) if node_files else None
                 auth = ClientAuth(tls=tls) if tls else ClientAuth(KeyRing([Key("bench", secret)]))
-                trio.run(measure, port, auth, options.seconds)
+                return trio.run(measure, port, auth, seconds, head.pid)
             finally:
                 head.kill()
+
+
+@click.command(help=__doc__)
+@click.option("--tls", "with_tls", is_flag=True, help="With certificates instead of a key.")
+@click.option("--seconds", default=2.0, show_default=True, help="For each row.")
+@click.option("--quick", is_flag=True, help="A moment for each row: only check that it runs.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there.")
+@click.option("--markdown", is_flag=True, help="Print the table in Markdown.")
+@click.option("--head", is_flag=True, hidden=True)
+def main(with_tls: bool, seconds: float, quick: bool, json_path: Path | None, markdown: bool, head: bool) -> None:
+    if head:
+        told = json.loads(sys.stdin.readline())
+        trio.run(serve, bytes.fromhex(told["secret"]), told["tls"])
+        return
+    rows = between_processes(0.05 if quick else seconds, with_tls)
+    lines = [[row.get(column) for column in COLUMNS] for row in rows]
+    if markdown:
+        print(report.markdown(COLUMNS, lines))
+    else:
+        report.console().print(report.table("wire", COLUMNS, lines))
+    if json_path:
+        report.write_json(json_path, report.document("wire", rows, seconds=seconds, tls=with_tls))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.targets import TARGETS, judged, mounted
+from bench.targets import FASTEST, TARGETS, judged, mounted
 
 
 def row(peer: str, load: str, state: str, **figures: float) -> dict[str, object]:
@@ -40,3 +40,28 @@ def test_what_was_not_measured_is_not_reached() -> None:
 def test_who_has_no_mount_or_no_network_is_no_mounted_peer() -> None:
     assert mounted({"peer": "glusterfs"})
     assert not any(mounted({"peer": name}) for name in ("dadafs", "local", "dict", "samba", "nfs-ganesha"))
+
+
+def test_who_was_cut_off_is_no_yardstick_and_dadafs_cut_off_is_not_measured() -> None:
+    rows = [row("sshfs", "chunks", "cold", **{"frames/s": 100.0})]
+    cut: dict[str, object] = {"load": "chunks", "state": "cold", "cut": "cut off after 20 s"}
+    wish = "HDF5 chunks cold, times the fastest peer"
+    said = verdicts([*rows, {"peer": "glusterfs", **cut}, row("dadafs", "chunks", "cold", **{"frames/s": 200.0})])
+    assert said[wish][1:] == ["100 (sshfs)", 2.0, "at least 1.5", "reached"]
+    assert verdicts([*rows, {"peer": "dadafs", **cut}])[wish][-1] == "not measured"
+
+
+def test_everything_that_is_wanted_of_the_file_system_has_its_line() -> None:
+    wanted = {
+        ("sequential", "warm", "local", 0.95),
+        ("sequential", "cold", FASTEST, 1.3),
+        ("metadata", "cold", FASTEST, 0.5),
+        ("small_files", "cold", FASTEST, 3.0),
+        ("random_4k_1", "cold", FASTEST, 1.0),
+        ("random_4k_8", "cold", FASTEST, 1.0),
+        ("chunks", "cold", FASTEST, 1.5),
+        ("sequential", "cold", "", 0.6),
+        ("sequential", "cold", "", 0.25),
+        ("opens", "cold", "dict", 2.0),
+    }
+    assert {(target.load, target.state, target.yardstick, target.bound) for target in TARGETS} == wanted

@@ -6,21 +6,22 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import _dada_kernels
 import pytest
 
-from bench import eviction, full_load, policies, traces
+from bench import eviction, full_load, policies, traces, wire
 from bench.lab.needs import reason_without_fuse, reason_without_namespaces
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def quick(module: str, figures: Path) -> list[dict[str, object]]:
+def quick(module: str, figures: Path) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", module, "--quick", "--json", str(figures)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    rows: list[dict[str, object]] = json.loads(figures.read_text())["rows"]
+    rows: list[dict[str, Any]] = json.loads(figures.read_text())["rows"]
     return rows
 
 
@@ -66,6 +67,19 @@ def test_the_kernels_beside_numpy(tmp_path: Path) -> None:
         assert times["LZ4 alone"] == 1
         assert {f"dada, full set, {kernel}" for kernel in _dada_kernels.kernels()} < set(times)
         assert "h5py + NumPy, full set" in times
+
+
+def test_the_wire_alone_costs_both_sides_something(tmp_path: Path) -> None:
+    rows = quick("bench.wire", tmp_path / "figures.json")
+    assert [row["row"] for row in rows] == [row.name for row in wire.ROWS]
+    assert all(row["calls/s"] > 0 and row["node cpu us/call"] > 0 for row in rows)
+    assert all(("MB/s" in row) == (not str(row["row"]).startswith("stat")) for row in rows)
+
+
+def test_eviction_on_short_traces(tmp_path: Path) -> None:
+    rows = quick("bench.eviction", tmp_path / "figures.json")
+    assert {row["trace"] for row in rows} == set(traces.TRACES)
+    assert all(row["best bytes"] >= row["node bytes"] - 1e-9 for row in rows)
 
 
 def test_link_limit_counts_file_content_only() -> None:

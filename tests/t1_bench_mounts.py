@@ -130,7 +130,7 @@ def test_is_mounted_does_not_touch_the_path(tmp_path: Path) -> None:
     assert not is_mounted(tmp_path)
 
 
-@pytest.mark.parametrize("peer", ["bindfs", "pyfuse3", "nfs-ganesha", "samba", "xrootdfs"])
+@pytest.mark.parametrize("peer", ["bindfs", "pyfuse3", "nfs-ganesha", "samba", "smbnetfs", "xrootdfs"])
 def test_peers_that_need_more_than_a_mount(tmp_path: Path, peer: str) -> None:
     missing = catalogue.PEERS[peer].missing()
     if missing:

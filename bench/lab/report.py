@@ -28,6 +28,7 @@ DEBIAN_PACKAGES = (
     "libnfs-utils",
     "samba",
     "smbclient",
+    "smbnetfs",
     "bindfs",
 )
 #: Of the machine when this program began: what else was going on.

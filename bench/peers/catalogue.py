@@ -7,6 +7,7 @@ from bench.peers.dadafs import Dadafs
 from bench.peers.gluster import Gluster
 from bench.peers.local import Bindfs, DictFs, Local, PythonPassThrough
 from bench.peers.rclone import RcloneHttp, RcloneSftp, RcloneWebdav
+from bench.peers.smbnetfs import Smbnetfs
 from bench.peers.ssh import Sshfs, SshfsPlain
 from bench.peers.without_mount import Ganesha, Samba
 from bench.peers.xrootd import Xrootdfs
@@ -26,6 +27,7 @@ PEERS: dict[str, type[Peer]] = {
         RcloneSftp,
         Gluster,
         Xrootdfs,
+        Smbnetfs,
         Ganesha,
         Samba,
     )

@@ -16,7 +16,7 @@ from abc import abstractmethod
 from bench import loads
 from bench.lab.data import MIB, Tree, block_sums
 from bench.lab.side import peak_of
-from bench.peers.base import Peer, program_path
+from bench.peers.base import Peer, Site, program_path
 from bench.peers.ssh import listening
 
 NFS_PORT = 20490
@@ -154,6 +154,17 @@ force user = root
 """
 
 
+def start_smbd(site: Site, port: int) -> None:
+    """A private smbd on the head's side that exports the tree to guests as `data`."""
+    state = site.state / "smb"
+    state.mkdir(parents=True, exist_ok=True)
+    config = site.state / "smb.conf"
+    config.write_text(SAMBA.format(port=port, address=site.address, state=state, tree=site.tree))
+    # At its end it sends SIGTERM to its whole process group: it must have one of its own.
+    argv = [program_path("setsid"), program_path("smbd"), "-F", "--no-process-group", "-s", str(config)]
+    site.head.start("smbd", argv, lambda: listening(site.head, port))
+
+
 class Samba(WithoutMount):
     """Samba read with smbclient."""
 
@@ -163,13 +174,7 @@ class Samba(WithoutMount):
     packages = "samba smbclient"
 
     def serve(self) -> None:
-        state = self.site.state / "smb"
-        state.mkdir(parents=True, exist_ok=True)
-        config = self.site.state / "smb.conf"
-        config.write_text(SAMBA.format(port=SMB_PORT, address=self.site.address, state=state, tree=self.site.tree))
-        # At its end it sends SIGTERM to its whole process group: it must have one of its own.
-        argv = [program_path("setsid"), program_path("smbd"), "-F", "--no-process-group", "-s", str(config)]
-        self.site.head.start("smbd", argv, lambda: listening(self.site.head, SMB_PORT))
+        start_smbd(self.site, SMB_PORT)
 
     def client(self, name: str, to_stdout: bool) -> list[str]:
         argv = [program_path("smbclient"), "-N", "-s", "/dev/null", "-p", str(SMB_PORT), f"//{self.site.address}/data"]
