@@ -1,11 +1,12 @@
 """The costs of the model, fitted to what bench.mounts and bench.full_load measured.
 
-A GiB does not cost the same everywhere: 24 nodes that read 16 MiB each pay several times what one stream pays. Two
-things make it dearer: each client's beginning (a mount's first reads) is spread over few bytes, and over a slow link
-bytes arrive in small pieces, each of which wakes the receiver. So the CPU seconds of each side, per GiB that was read,
-are fitted as
+A GiB does not cost the same everywhere: 24 nodes that read 16 MiB each pay several times what one stream pays. Three
+things make it dearer: each client's beginning (a mount's first reads) is spread over few bytes, over a slow link bytes
+arrive in small pieces, each of which wakes the receiver, and bytes that nobody else reads are in no processor's cache.
+So the CPU seconds of each side, per GiB that was read, are fitted as
 
     a byte + a piece x pieces per GiB + a client's beginning x clients per GiB + a filled byte x share that is filled
+    + a distinct byte x share that nobody else reads
 
 with coefficients that are not negative (least squares of the errors in per cent of the whole machine's CPU). Throughput
 is no input: it is what the model has to say. `left_out` fits without one row of the full load, so that the model can
@@ -44,12 +45,13 @@ class Observation:
     link: float
     clients_per_gib: float
     filled: float
+    distinct: float
     cpu: dict[str, float]
 
     def features(self, side: str) -> list[float]:
         """What the coefficients of `side` are multiplied with; a node fills nothing."""
         filled = 0.0 if side == "node" else self.filled
-        return [1.0, pieces_per_gib(self.link), self.clients_per_gib, filled]
+        return [1.0, pieces_per_gib(self.link), self.clients_per_gib, filled, self.distinct]
 
 
 def link_of(rate: str | None) -> float:
@@ -66,7 +68,7 @@ def single(document: dict[str, Any]) -> list[Observation]:
     """The cold sequential read of one mount."""
     rate, wanted = document["rate"], {"peer": "dadafs", "load": "sequential", "state": "cold"}
     return [
-        Observation(f"one mount, {rate or 'unshaped'}", link_of(rate), GIB / row["bytes"], 0.0, _cpu(row))
+        Observation(f"one mount, {rate or 'unshaped'}", link_of(rate), GIB / row["bytes"], 0.0, 1.0, _cpu(row))
         for row in document["rows"]
         if wanted.items() <= row.items()
     ]
@@ -80,6 +82,7 @@ def crowded(document: dict[str, Any]) -> list[Observation]:
             link_of(row["link"]),
             document["clients"] / row["bytes"] * GIB,
             row["origin bytes"] / row["bytes"],
+            row["unique bytes"] / row["bytes"],
             _cpu(row),
         )
         for row in document["rows"]

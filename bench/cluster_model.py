@@ -44,10 +44,12 @@ class Cost:
     per_client: float = 0.0
     #: On top, for bytes that the head has to fetch from the origin and write to its SSD.
     per_filled_gib: float = 0.0
+    #: On top, for bytes that nobody else reads at the same time: the processor's caches do not have them.
+    per_distinct_gib: float = 0.0
 
-    def seconds(self, size: float, link: float, beginning: float) -> float:
-        """Seconds for so many bytes over such a link, and for a share of a client's beginning."""
-        streaming = self.per_gib + self.per_piece * pieces_per_gib(link)
+    def seconds(self, size: float, link: float, beginning: float, distinct: float) -> float:
+        """Seconds for so many bytes over such a link, a share of them distinct, and a share of a client's beginning."""
+        streaming = self.per_gib + self.per_piece * pieces_per_gib(link) + self.per_distinct_gib * distinct
         return streaming * size / GIB + self.per_client * beginning
 
 
@@ -215,12 +217,13 @@ class Simulation:
         cluster, costs = self.cluster, self.calibration
         head, link = index % cluster.heads, cluster.node_link
         beginning = share if cluster.begins else 0.0
+        what = self.batch, link, beginning, 1 / min(cluster.sharing, cluster.nodes)
         yield from self._find(index, number, head)
-        yield from self.head_cpu[head].serve(costs.head.seconds(self.batch, link, beginning))
+        yield from self.head_cpu[head].serve(costs.head.seconds(*what))
         yield from self.head_link[head].serve(self.batch / (cluster.head_link * costs.payload_share))
         yield from self.node_link[index].serve(self.batch / (link * costs.payload_share))
-        yield from self.node_cpu[index].serve(costs.node.seconds(self.batch, link, beginning))
-        yield from self.node_cores[index].serve(costs.other.seconds(self.batch, link, beginning))
+        yield from self.node_cpu[index].serve(costs.node.seconds(*what))
+        yield from self.node_cores[index].serve(costs.other.seconds(*what))
         window.release(turn)
         if cluster.reduces:
             yield from self._reduce(index)

@@ -28,9 +28,16 @@ def checked(found: Found) -> Table:
 
 def cost_lines(found: Found) -> Table:
     """What was fitted."""
-    columns = ["side", "s per GiB", "us per piece", "ms per client", "s per filled GiB"]
+    columns = ["side", "s per GiB", "us per piece", "ms per client", "s per filled GiB", "s per distinct GiB"]
     lines: list[list[object]] = [
-        [side, cost["per_gib"], cost["per_piece"] * 1e6, cost["per_client"] * 1e3, cost["per_filled_gib"]]
+        [
+            side,
+            cost["per_gib"],
+            cost["per_piece"] * 1e6,
+            cost["per_client"] * 1e3,
+            cost["per_filled_gib"],
+            cost["per_distinct_gib"],
+        ]
         for side, cost in found["costs"].items()
     ]
     return "costs", columns, lines

@@ -86,7 +86,7 @@ def side_by_side(document: Document) -> str:
         lines.append([title, state, *[None if row is None else _cell(row) for row in cells]])
     table = report.markdown(["load", "state", *peers], lines)
     early = any(mounts.stopped(row) for row in rows)
-    return table + ("\n\n\\* ended early: the rate of the items done in that time, one repetition." if early else "")
+    return table + ("\n\n\\* ended early: the rate of the items done until then; measured once." if early else "")
 
 
 def _cell(row: dict[str, Any]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -106,21 +107,27 @@ def test_the_beginning_of_each_client_counts_where_little_is_read() -> None:
     assert Simulation(replace(lab, begins=False), beginning, batch=MIB).run(16).bytes_per_s > 1e12
 
 
-def test_costs_are_found_again_and_are_never_negative() -> None:
-    true = {"node": Cost(0.5, 1e-5, 0.01), "head": Cost(0.3, 0.0, 0.001, 0.8), "other": Cost(0.4)}
+def test_bytes_that_others_read_too_are_cheaper() -> None:
+    distinct = replace(NOTHING, head=Cost(per_distinct_gib=1.0))
+    alone = simulate(replace(FREE, nodes=20), distinct)
+    together = simulate(replace(FREE, nodes=20, sharing=20), distinct)
+    assert alone.bytes_per_s == pytest.approx(GIB, rel=0.02)
+    assert together.bytes_per_s == pytest.approx(20 * GIB, rel=0.02)
 
-    def seen(link: float, clients: float, filled: float) -> Observation:
-        load = Observation("", link, clients, filled, {})
+
+def test_costs_are_found_again_and_are_never_negative() -> None:
+    true = {"node": Cost(0.5, 1e-5, 0.01), "head": Cost(0.3, 0.0, 0.001, 0.8, 0.2), "other": Cost(0.4)}
+
+    def seen(link: float, clients: float, filled: float, distinct: float) -> Observation:
+        load = Observation("", link, clients, filled, distinct, {})
         for side, cost in true.items():
-            parts = (cost.per_gib, cost.per_piece, cost.per_client, cost.per_filled_gib)
-            load.cpu[side] = float(np.dot(parts, load.features(side)))
+            load.cpu[side] = float(np.dot(list(asdict(cost).values()), load.features(side)))
         return load
 
     links = (1e11, 1e9 / 8, 1e8 / 8)
-    loads = [seen(link, clients, filled) for link in links for clients in (2.0, 64.0) for filled in (0.0, 1.0)]
-    for side, cost in calibration.fitted(loads).items():
-        for name in ("per_gib", "per_piece", "per_client", "per_filled_gib"):
-            assert getattr(cost, name) == pytest.approx(getattr(true[side], name), abs=1e-9)
+    kinds = itertools.product(links, (2.0, 64.0), (0.0, 1.0), (0.04, 1.0))
+    for side, cost in calibration.fitted([seen(*kind) for kind in kinds]).items():
+        assert asdict(cost) == pytest.approx(asdict(true[side]), abs=1e-9)
     falling = calibration.non_negative(np.array([[1.0, 0.0], [1.0, 1.0]]), np.array([2.0, 1.0]))
     assert falling == pytest.approx([1.5, 0.0])
 
