@@ -6,7 +6,7 @@ import enum
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dadafs.buffers import Buffer
+from dadafs.buffers import Buffer, view_of
 from dadafs.wire.messages import BLOCK_SIZE, Version
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Extent:
         """The data, `length` bytes. Keep it no longer than needed: the buffer is not reused while it lives."""
         if self.buffer is None:
             raise ValueError("the extent was evicted")
-        return memoryview(self.buffer)[: self.length]
+        return view_of(self.buffer)[: self.length]
 
 
 class CachedFile:

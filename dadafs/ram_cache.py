@@ -43,7 +43,7 @@ class RamCache:
         self.in_flight = 0
         self.metadata = 0
         self._prefetch_bytes = 0
-        self._pool = BufferPool((fragment_size, BLOCK_SIZE))
+        self._pool = BufferPool(budget)
         self._queue: S3Fifo[Key] = S3Fifo(self._pinned)
         self._extents: dict[Key, Extent] = {}
         self._unread: OrderedDict[Key, Extent] = OrderedDict()  # prefetched, pinned until read
@@ -268,7 +268,6 @@ class RamCache:
             file.fragment_size = size
         self.fragment_size = size
         self._pool.trim()
-        self._pool = BufferPool((size, BLOCK_SIZE))
 
     def drop(self, extent: Extent) -> None:
         """Hold `extent` no more, for a reason of its own (damaged, or replaced)."""
@@ -291,18 +290,15 @@ class RamCache:
         """Make `cost` bytes fit, with a buffer of `size` bytes among them; False where that is impossible
         now.
         """
-        if self.used + cost - self._reusable(size) <= self.budget:
+        if self.used + cost - self._pool.reusable(size) <= self.budget:
             return True
         self._pool.sweep()
         self._pool.trim(keep=size)
-        while self.used + cost - self._reusable(size) > self.budget:
+        while self.used + cost - self._pool.reusable(size) > self.budget:
             if not self._evict_one(spare_unread):
                 return False
             self._pool.trim(keep=size)
         return True
-
-    def _reusable(self, size: int) -> int:
-        return size if self._pool.has_free(size) else 0
 
     def _evict_one(self, spare_unread: bool) -> bool:
         key = self._queue.evict()

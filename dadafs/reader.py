@@ -22,6 +22,7 @@ from collections.abc import Callable
 
 import trio
 
+from dadafs.buffers import view_of
 from dadafs.cached_file import CachedFile, Extent
 from dadafs.counters import Counters
 from dadafs.fetch import Fetcher, VersionChanged
@@ -261,7 +262,7 @@ class Reader:
         origin = extent.first * BLOCK_SIZE
         self._cache.used_by_reader(extent, start, end)
         assert extent.buffer is not None
-        return memoryview(extent.buffer)[start - origin : end - origin]
+        return view_of(extent.buffer)[start - origin : end - origin]
 
     # --- fetching
     # --------------------------------------------------------------------------------------------------

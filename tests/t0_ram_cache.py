@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from dadafs.buffers import BufferPool, capacity
+from dadafs.buffers import UNIT, BufferPool, capacity, view_of
 from dadafs.cached_file import CachedFile, Extent, State, uncovered
 from dadafs.checksum import block_checksums
 from dadafs.ram_cache import PREFETCH_SHARE, RamCache, extent_cost
@@ -45,24 +47,24 @@ class Holder:
 
 
 def test_a_buffer_is_reused_when_nobody_looks_at_it() -> None:
-    pool = BufferPool((MIB,))
+    pool = BufferPool(8 * MIB)
     holder = Holder(pool, MIB)
-    first = id(holder.buffer)
+    view_of(holder.buffer)[:5] = b"hello"
     pool.give(holder)
     assert (pool.free_bytes, pool.limbo_bytes) == (MIB, 0)
-    assert id(pool.take(MIB)) == first
+    assert bytes(view_of(pool.take(MIB))[:5]) == b"hello", "the same memory"
     assert pool.free_bytes == 0
 
 
 def test_a_buffer_that_is_looked_at_is_never_reused() -> None:
-    pool = BufferPool((MIB,))
+    pool = BufferPool(8 * MIB)
     holder = Holder(pool, MIB)
-    view = memoryview(holder.buffer)[5:10]  # type: ignore[arg-type]
+    view = view_of(holder.buffer)[5:10]
     view[:] = b"hello"
     pool.give(holder)
     pool.sweep()
     assert (pool.free_bytes, pool.limbo_bytes) == (0, MIB)
-    memoryview(pool.take(MIB))[:] = bytes(MIB)
+    view_of(pool.take(MIB))[:] = bytes(MIB)
     assert bytes(view) == b"hello"
     del view
     pool.sweep()
@@ -70,7 +72,7 @@ def test_a_buffer_that_is_looked_at_is_never_reused() -> None:
 
 
 def test_trim_gives_free_memory_back() -> None:
-    pool = BufferPool((MIB, BLOCK_SIZE))
+    pool = BufferPool(8 * MIB)
     for size in (MIB, BLOCK_SIZE):
         pool.give(Holder(pool, size))
     pool.trim(keep=MIB)
@@ -79,17 +81,57 @@ def test_trim_gives_free_memory_back() -> None:
     assert pool.free_bytes == 0
 
 
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_trimmed_memory_is_the_system_s_again() -> None:
+    pool = BufferPool(64 * MIB)
+    before = resident()
+    holders = [Holder(pool, MIB) for _ in range(64)]
+    for holder in holders:
+        view_of(holder.buffer)[:] = bytes(MIB)
+    assert resident() > before + 60 * MIB
+    for holder in holders:
+        pool.give(holder)
+    pool.trim(keep=MIB)
+    assert pool.free_bytes == MIB
+    assert resident() < before + 4 * MIB
+
+
+def test_a_piece_of_another_length_is_made_of_what_is_free() -> None:
+    pool = BufferPool(8 * MIB)
+    holders = [Holder(pool, MIB) for _ in range(3)]
+    for holder in holders[:2]:
+        pool.give(holder)
+    assert pool.reusable(300_000) == capacity(300_000)
+    pool.take(300_000)
+    assert pool.free_bytes == 2 * MIB - capacity(300_000)
+
+
+def test_beyond_the_arena_there_is_memory_all_the_same() -> None:
+    pool = BufferPool(MIB)
+    holders = [Holder(pool, MIB) for _ in range(4)]
+    for number, holder in enumerate(holders):
+        view_of(holder.buffer)[:] = bytes([number]) * MIB
+    assert [view_of(holder.buffer)[-1] for holder in holders] == [0, 1, 2, 3]
+    for holder in holders:
+        pool.give(holder)
+    assert pool.free_bytes == 2 * MIB, "the others went back to the system"
+
+
 def test_content_from_the_wire_is_never_handed_out_for_writing() -> None:
-    pool = BufferPool((BLOCK_SIZE,))
+    pool = BufferPool(8 * MIB)
     holder = Holder(pool, BLOCK_SIZE)
     holder.buffer = bytes(bytearray(BLOCK_SIZE))
     pool.give(holder)
-    assert not memoryview(pool.take(BLOCK_SIZE)).readonly
+    assert not view_of(pool.take(BLOCK_SIZE)).readonly
 
 
 def test_capacity_is_what_the_system_gives() -> None:
     assert capacity(10) == 10
-    assert capacity(BLOCK_SIZE + 1) == BLOCK_SIZE + 4096
+    assert capacity(BLOCK_SIZE + 1) == BLOCK_SIZE + UNIT
 
 
 # --- extents ------------------------------------------------------------------------------------------------------
