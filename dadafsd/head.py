@@ -79,7 +79,7 @@ class Head:
             async with trio.open_nursery() as nursery:
                 if store is not None:
                     limit = self.config.settings["write_queue"]
-                    hot = hot_records(descriptors)
+                    hot = hot_records(descriptors, sum(tier.settings.size for tier in store.tiers))
                     self.store = StoreAccess(
                         store, self.counters, queue_limit=limit, in_memory=self._in_memory, hot_records=hot
                     )

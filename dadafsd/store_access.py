@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import trio
 
 from dadafs.checksum import damaged_blocks
+from dadafs.wire.messages import DEFAULT_FRAGMENT_SIZE
 from dadafsd.counters import Counters
 from dadafsd.jobs import Job
 from dadafsd.origin_pool import OriginPool
@@ -28,10 +29,11 @@ from dadafsd.write_behind import WriteBehind
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 #: Records kept open after they were used, so that the next read finds them open: so many at least, at most, and in
-#: between this part of the descriptors that there are. 1 KiB of memory each.
+#: between a part of the descriptors that there are, and of what the tiers hold (eviction passes over open ones).
 HOT_RECORDS = 256
 MOST_HOT_RECORDS = 4096
 HOT_SHARE = 1 / 16
+HOT_SHARE_OF_TIERS = 1 / 4
 #: A hot record is closed after this many seconds without use.
 HOT_SECONDS = 10.0
 #: One look a block is enough: the kernel reads ahead by more.
@@ -270,9 +272,10 @@ class StoreAccess:
             log.debug("not copied into memory: %s", error)
 
 
-def hot_records(descriptors: int) -> int:
-    """How many records to keep open where the process may have so many descriptors for files."""
-    return max(HOT_RECORDS, min(MOST_HOT_RECORDS, int(descriptors * HOT_SHARE)))
+def hot_records(descriptors: int, capacity: int) -> int:
+    """How many records to keep open, of `descriptors` for files and with tiers that hold `capacity` bytes."""
+    held = capacity * HOT_SHARE_OF_TIERS / DEFAULT_FRAGMENT_SIZE
+    return max(HOT_RECORDS, int(min(MOST_HOT_RECORDS, descriptors * HOT_SHARE, held)))
 
 
 def _some(records: Iterator[Verified]) -> list[Verified]:

@@ -92,6 +92,11 @@ class WriteBehind:
         self._limit = value
         self.admit()
 
+    @property
+    def presses(self) -> bool:
+        """Whether it is the disk that there is no room for: more than half is taken by what only has to be written."""
+        return 2 * self.queued > self._limit
+
     def place(self, size: int) -> Place:
         """A context in which `size` bytes can be set aside and then offered."""
         return Place(self, size)
@@ -149,7 +154,7 @@ class WriteBehind:
         self.admit()
         if place.admitted.is_set():
             return 0.0
-        if place.size > self._limit:
+        if place.size > self._limit or not self._store.takes_writes:
             return 0.0
         return self._patience.allows(trio.current_time(), prefetch=prefetch)
 
@@ -164,7 +169,7 @@ class WriteBehind:
 
     def admit(self) -> None:
         """Hand out what room there is: to demand, then prefetch; then to what was dropped and is still in memory."""
-        if not any(self._lines) and 2 * (self.queued + self._reserved) <= self._limit:
+        if not self.presses:
             self._patience.relieved()
         for line in self._lines:
             while line:
@@ -259,7 +264,8 @@ class Place:
         try:
             patience = self._behind.patience(self, prefetch=prefetch)
             if patience:
-                self._behind.counters.events["store_writes_waited"] += 1
+                if self._behind.presses:
+                    self._behind.counters.events["store_writes_waited"] += 1
                 self._scope.deadline = trio.current_time() + patience
                 with self._scope:
                     await self.admitted.wait()

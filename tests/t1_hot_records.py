@@ -37,7 +37,9 @@ def test_the_last_ones_are_found_open(tmp_path: Path, kept: int) -> None:
     trio.run(main)
 
 
-def test_how_many_follows_from_the_descriptors() -> None:
-    assert hot_records(512) == HOT_RECORDS
-    assert HOT_RECORDS < hot_records(20_000) < MOST_HOT_RECORDS
-    assert hot_records(1 << 20) == MOST_HOT_RECORDS
+def test_how_many_follows_from_the_descriptors_and_from_what_the_tiers_hold() -> None:
+    large = 1 << 40
+    assert hot_records(512, large) == HOT_RECORDS
+    assert HOT_RECORDS < hot_records(20_000, large) < MOST_HOT_RECORDS
+    assert hot_records(1 << 20, large) == MOST_HOT_RECORDS
+    assert hot_records(1 << 20, 4096 * MIB) == 1024, "eviction would have to pass over all of a small tier"

@@ -118,8 +118,12 @@ def test_nobody_waits_while_there_is_room_and_all_a_short_while_where_there_is_n
         for prefetch, longest in ((False, patience.DEMAND), (True, patience.PREFETCH)):
             with bench.behind.place(FRAGMENT) as place:
                 assert await waited(place, prefetch=prefetch) == pytest.approx(longest)
+        assert bench.counters.events["store_writes_waited"] == 2
         with bench.behind.place(2 * LIMIT) as place:
             assert await waited(place, prefetch=True) == 0, "there will never be room for that"
+        bench.store.tiers[0].writing.take_down(0.0)
+        with bench.behind.place(FRAGMENT) as place:
+            assert await waited(place, prefetch=True) == 0, "and nothing is written to a disk that hangs"
 
     run(store, test, clock=True)
 
@@ -136,6 +140,19 @@ def test_a_disk_that_cannot_keep_up_is_not_waited_for(store: FragmentStore) -> N
         bench.behind.limit = 4 * LIMIT  # half of it is free
         with bench.behind.place(4 * LIMIT) as place:
             assert await waited(place, prefetch=True) == pytest.approx(patience.PREFETCH), "a new burst"
+
+    run(store, test, clock=True)
+
+
+def test_who_waits_for_reads_of_the_origin_does_not_wait_for_the_disk(store: FragmentStore) -> None:
+    async def test(bench: Bench) -> None:
+        bench.offer(0)
+        for _ in range(3):
+            with bench.behind.place(LIMIT - FRAGMENT) as slow, bench.behind.place(FRAGMENT) as place:
+                assert await waited(slow, prefetch=True) == 0
+                assert await waited(place, prefetch=False) == pytest.approx(patience.DEMAND)
+            await trio.sleep(patience.BURST)
+        assert bench.counters.events["store_writes_waited"] == 0
 
     run(store, test, clock=True)
 

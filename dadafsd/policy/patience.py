@@ -5,12 +5,12 @@ from __future__ import annotations
 #: Seconds that a read waits at most: somebody waits for it, or it was asked for ahead.
 DEMAND = 0.1
 PREFETCH = 1.0
-#: A queue that had no room for everybody for so many seconds has a disk that cannot keep up: nobody waits any more.
+#: A queue that was more than half full for so many seconds has a disk that cannot keep up: nobody waits any more.
 BURST = 30.0
 
 
 class Patience:
-    """For one queue. A burst begins when somebody finds the queue full, and is over when it was found half empty."""
+    """For one queue. A burst begins when somebody finds it without room, and is over when it was found half empty."""
 
     def __init__(self) -> None:
         self._since: float | None = None
@@ -24,5 +24,5 @@ class Patience:
         return PREFETCH if prefetch else DEMAND
 
     def relieved(self) -> None:
-        """The queue has room for everybody again."""
+        """The disk has written at least half of what the queue may hold."""
         self._since = None

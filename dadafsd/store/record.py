@@ -78,7 +78,7 @@ class FragmentKey:
         """XXH3-64 of the key: the record's name and its place in the index."""
         return int(xxh3_64_intdigest(self.packed))
 
-    @property
+    @cached_property
     def length(self) -> int:
         """Bytes that this fragment has in a file of that size; 0 beyond its end."""
         return max(0, min(self.fragment_size, self.version.size - self.fragment * self.fragment_size))

@@ -330,6 +330,11 @@ class FragmentStore:
         keepers = list(self._keepers.values())
         return all(keeper.scanned or keeper.tier.state is State.DOWN for keeper in keepers)
 
+    @property
+    def takes_writes(self) -> bool:
+        """Whether there is a tier that does not refuse everything because its disk fails or hangs."""
+        return any(tier.writing.state is not State.DOWN for tier in self._tiers)
+
     def status(self) -> list[TierStatus]:
         """Every tier, in the order of the configuration."""
         return [_status(keeper) for keeper in self._keepers.values()]
