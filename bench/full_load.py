@@ -14,6 +14,7 @@ is not on 25 machines; `bench/simulate.py` says what is.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import shutil
 import statistics
@@ -286,15 +287,19 @@ def main(
     clean_up_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="dadabench-", ignore_cleanup_errors=True) as scratch:
         tree = (work or Path(scratch)) / f"crowd-{size}"
-        rows = [row for crowd in crowds for row in measure(crowd, PATTERNS, tree, Path(scratch), repeat)]
+        rows: list[dict[str, Any]] = []
+        for row in itertools.chain.from_iterable(
+            measure(crowd, PATTERNS, tree, Path(scratch), repeat) for crowd in crowds
+        ):
+            rows.append(row)
+            if json_path:  # at once: a run that is cut off leaves what it has
+                about = {"clients": count, "rates": rates, "bytes_each": size, "repeat": repeat}
+                report.write_json(json_path, report.document("full load", rows, **about))
     if markdown:
         print(report.markdown(["load", *COLUMNS], table_rows(rows)))
     else:
         title = f"{count} clients at once"
         report.console().print(report.table(title, ["load", *COLUMNS], table_rows(rows)))
-    if json_path:
-        content = report.document("full load", rows, clients=count, rates=rates, bytes_each=size, repeat=repeat)
-        report.write_json(json_path, content)
 
 
 if __name__ == "__main__":
