@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
 from dadafs.beliefs import lease_covers
-from dadafs.kernel_cache import Emit, Told, timeout
-from dadafs.listing import Fields, Listing, ListingBuilder
+from dadafs.kernel_cache import Emit, Pack, Told, timeout
+from dadafs.listed_ahead import ListedAhead
+from dadafs.listing import Fields, Listing, ListingBuilder, Page
 from dadafs.node import Belief, Directory, Node, State
 from dadafs.policy.lease import NEVER
 from dadafs.session import Session
 from dadafs.tree import Tree
 
+#: So many names are packed at a time.
+_AT_ONCE = 256
+
 _astuple = msgspec.structs.astuple
+
+
+def _chunks(page: Page, patched: Iterable[bytes], begin: int) -> Iterator[range]:
+    """The names of a page from `begin` on that are not `patched`, in ranges to be emitted at once."""
+    changed = sorted(at for at in map(page.find, patched) if at >= begin)
+    for end in (*changed, page.count):
+        for at in range(begin, end, _AT_ONCE):
+            yield range(at, min(end, at + _AT_ONCE))
+        begin = end + 1
 
 
 class DirectoryHandle:
@@ -40,10 +54,15 @@ class DirectoryHandle:
 
 
 class Directories:
-    """The open directories of one mount. `new_handle` numbers them."""
+    """The open directories of one mount. `new_handle` numbers them.
 
-    def __init__(self, session: Session, tree: Tree, new_handle: Callable[[], int]) -> None:
+    `askers` are threads of ours that list a directory so that the kernel knows its names: see `SmallFiles`.
+    """
+
+    def __init__(self, session: Session, tree: Tree, new_handle: Callable[[], int], askers: AbstractSet[int]) -> None:
         self.session = session
+        self.ahead = ListedAhead(session, tree, self.list)
+        self._askers = askers
         self.tree = tree
         self.beliefs = tree.beliefs
         self._new_handle = new_handle
@@ -55,20 +74,45 @@ class Directories:
     def _timeout(self, until: float, now: float) -> float:
         return timeout(until, now, self.beliefs.leases.freshness)
 
-    async def opendir(self, node_id: int) -> int:
-        """A handle on one snapshot of a directory. Raises OSError."""
+    def opendir_known(self, node_id: int, asker: int = 0) -> int | None:
+        """`opendir`, where nothing has to be asked."""
+        if not self.tree.known(node_id):
+            return None
+        directory = self.tree.node(node_id)
+        if not isinstance(directory, Directory):
+            return None
+        listing = self._believed(directory, asker)
+        return None if listing is None else self._opened(directory, listing, asker)
+
+    async def opendir(self, node_id: int, asker: int = 0) -> int:
+        """A handle on one snapshot of a directory, for the thread `asker`. Raises OSError."""
         directory = self.tree.directory(node_id)
-        listing = await self._listing(directory)
+        coming = self.ahead.coming(directory)
+        if coming is not None:
+            await coming.wait()
+        return self._opened(directory, await self._listing(directory, asker), asker)
+
+    def _opened(self, directory: Directory, listing: Listing, asker: int) -> int:
         handle = self._new_handle()
         self._directories[handle] = DirectoryHandle(directory, listing)
         directory.opens += 1
+        if asker not in self._askers:
+            self.ahead.opened(directory)
         return handle
 
-    async def _listing(self, directory: Directory) -> Listing:
-        listing = self.beliefs.believed_listing(directory, self.session.now())
+    async def _listing(self, directory: Directory, asker: int = 0) -> Listing:
+        listing = self._believed(directory, asker)
         if listing is not None:
             return listing
-        return await self.list(directory)
+        return await self.list(directory, wanted=asker not in self._askers)
+
+    def _believed(self, directory: Directory, asker: int) -> Listing | None:
+        """The listing that may be shown to the thread `asker`; one of ours takes any that is believed."""
+        now = self.session.now()
+        listing = self.beliefs.believed_listing(directory, now)
+        if listing is None and asker in self._askers and self.beliefs.has_listing(directory, now):
+            return directory.listing
+        return listing
 
     async def list(self, directory: Directory, *, wanted: bool = True) -> Listing:
         """All of `directory`, asked of the head now; `wanted` by a program, or to save look-ups. Raises OSError."""
@@ -93,8 +137,19 @@ class Directories:
         if start == 0 and opened.started:  # rewinddir: POSIX wants the directory as it is now
             opened = DirectoryHandle(opened.directory, await self._listing(opened.directory))
             self._directories[handle] = opened
+        self._readdir(opened, start, emit, None)
+
+    def readdir_known(self, handle: int, start: int, emit: Emit, pack: Pack | None) -> bool:
+        """`readdir`, where nothing has to be asked; False where the head must be. `pack` takes many names at once."""
+        opened = self._directories[handle]
+        if start == 0 and opened.started:
+            return False
+        self._readdir(opened, start, emit, pack)
+        return True
+
+    def _readdir(self, opened: DirectoryHandle, start: int, emit: Emit, pack: Pack | None) -> None:
         opened.started = True
-        if self._emit_dots(opened, start, emit) and self._emit_listed(opened, start, emit):
+        if self._emit_dots(opened, start, emit) and self._emit_listed(opened, start, emit, pack):
             self._emit_added(opened, start, emit)
 
     def _emit_dots(self, opened: DirectoryHandle, start: int, emit: Emit) -> bool:
@@ -110,33 +165,51 @@ class Directories:
                     return False
         return True
 
-    def _emit_listed(self, opened: DirectoryHandle, start: int, emit: Emit) -> bool:
+    def _emit_listed(self, opened: DirectoryHandle, start: int, emit: Emit, pack: Pack | None) -> bool:
         now = self.session.now()
         listing, patched = opened.listing, opened.patched
         long = self._timeout(self.beliefs.until(listing.asked_at, listing.generation, listing.leased, now), now)
         short = self._timeout(self.beliefs.until(listing.asked_at, listing.generation, False, now), now)
         first = 2
         for page in listing.pages:
-            for index in range(max(0, start - first), page.count):
+            index = max(0, start - first)
+            chunks = [] if pack is None else list(_chunks(page, patched, index))[::-1]
+            while index < page.count:
+                if pack is not None and chunks and index == chunks[-1].start:
+                    index += self._pack(opened.directory, page, chunks.pop(), first, pack, long, short)
+                    if index == page.count or (chunks and index == chunks[-1].start):
+                        continue
                 name = page.name(index)
-                if patched and name in patched:
+                index += 1
+                if name in patched:
                     belief = patched[name]
                     if belief.attr is not None and not self._emit_one(
-                        opened.directory, name, belief, first + index + 1, emit
+                        opened.directory, name, belief, first + index, emit
                     ):
                         return False
                     continue
-                fields = page.fields(index)
+                fields = page.fields(index - 1)
                 timeout = short if stat.S_ISDIR(fields[2]) or fields[3] > 1 else long
                 node_id = self.tree.id_of(fields[0], fields[1])
                 node = self.tree.find(node_id)
                 if node is not None:
                     fields, timeout = self._tellable(node, fields, timeout)
-                if not emit(name, Told(node_id, fields, timeout), first + index + 1):
+                if not emit(name, Told(node_id, fields, timeout), first + index):
                     return False
-                self.tree.listed(opened.directory, page, index, node_id)
+                self.tree.listed(opened.directory, page, index - 1, node_id)
             first += page.count
         return True
+
+    def _pack(
+        self, directory: Directory, page: Page, chunk: range, first: int, pack: Pack, long: float, short: float
+    ) -> int:
+        """Emit the names `chunk` of a page at once, where the kernel knows none of them; how many went in."""
+        ids = self.tree.new_to_kernel(page, chunk.start, chunk.stop)
+        if ids is None:
+            return 0
+        count = pack(page, chunk.start, chunk.stop, first + chunk.start + 1, long, short)
+        self.tree.all_listed(directory, page, chunk.start, ids[:count])
+        return count
 
     def _emit_added(self, opened: DirectoryHandle, start: int, emit: Emit) -> None:
         first = 2 + opened.listing.count

@@ -5,6 +5,7 @@ The meaning of each call is in `dadafs.operations`; here it is only translated, 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -55,6 +56,7 @@ class KernelNotices:
         # Of their own, since each of these may have to wait for the next: pages to be dropped, looks, what they saw.
         self._looks = trio.CapacityLimiter(8)
         self._sizes = trio.CapacityLimiter(8)
+        self._lists = trio.CapacityLimiter(2)
 
     def entry(self, parent: int, name: bytes) -> None:
         """Forget what is at `name`, soon."""
@@ -99,6 +101,20 @@ class KernelNotices:
         self.askers.add(thread)
         try:
             return question(place)
+        finally:
+            self.askers.discard(thread)
+
+    async def list(self, path: bytes) -> None:
+        """Make the kernel list the directory at `path`: it then knows the names and need not ask for each."""
+        place = os.path.join(os.fsencode(self._mountpoint), path)
+        await trio.to_thread.run_sync(self._listing, place, abandon_on_cancel=True, limiter=self._lists)
+
+    def _listing(self, place: bytes) -> None:
+        thread = threading.get_native_id()
+        self.askers.add(thread)
+        try:
+            with contextlib.suppress(OSError):
+                os.listdir(place)
         finally:
             self.askers.discard(thread)
 
@@ -261,7 +277,7 @@ class FuseAdapter(pyfuse3.Operations):
             return self._virtual.opendir(node_id)
         if self._squash.concerns(ctx.uid, ctx.pid):
             await self._check_root(node_id, READ)
-        return await self.guard.within(self._operations.directories.opendir(node_id))
+        return await self.guard.within(self._operations.directories.opendir(node_id, ctx.pid))
 
     @guarded("N07")
     async def readdir(self, handle: int, start: int, token: pyfuse3.ReaddirToken) -> None:

@@ -16,12 +16,25 @@ from dadafs.explain import Explainer
 from dadafs.identities import ACCESS_ACL, DEFAULT_ACL, Mapping
 from dadafs.kernel_cache import Told
 from dadafs.kernel_readahead import KernelReadahead
+from dadafs.listing import Page
 from dadafs.native import fuse_session
 from dadafs.node import ROOT_ID
 from dadafs.operations import Operations
 from dadafs.virtual_files import FOLDER, VirtualFiles
 
-NAMES = ("lookup", "getattr", "open", "read", "release", "forget", "getxattr")
+NAMES = (
+    "lookup",
+    "getattr",
+    "open",
+    "read",
+    "release",
+    "forget",
+    "getxattr",
+    "opendir",
+    "readdir",
+    "releasedir",
+    "idle",
+)
 ACLS = {ACCESS_ACL, DEFAULT_ACL}
 _NO_VALUE = {errno.ENODATA, errno.ENOTSUP}
 Data = bytes | memoryview
@@ -50,6 +63,7 @@ class InPlace:
         self._nursery: trio.Nursery | None = None
         self._reply: Callable[[object, Data], object] = getattr(fuse_session, "reply", _nothing)
         self._fail: Callable[[object, int], object] = getattr(fuse_session, "fail", _nothing)
+        self._packs = hasattr(fuse_session, "entries")  # and takes the content of a file with an open
 
     def start(self, nursery: trio.Nursery) -> None:
         """Reads are answered later from now on; those that need a task after all get one in `nursery`."""
@@ -77,8 +91,11 @@ class InPlace:
             return Told(told.fields[1], told.fields, told.timeout)
         return told
 
-    def open(self, node_id: int, flags: int, thread: int) -> tuple[int, bool] | None:
-        """A handle for the process that a thread belongs to, and whether the kernel's pages are still good."""
+    def open(self, node_id: int, flags: int, thread: int) -> tuple[int, bool] | tuple[int, bool, memoryview] | None:
+        """A handle for the process that a thread belongs to, and whether the kernel's pages are still good.
+
+        The content as well, where the kernel is to have it without asking.
+        """
         mapping = self._session.mapping
         if mapping is not None and mapping.squashes_root:
             return None
@@ -87,6 +104,9 @@ class InPlace:
             self._operations.opened_by(opened[0], thread)
             if self.readahead is not None:
                 self.readahead.opened(opened[0], node_id, thread)
+            content = self._operations.content_at_open(opened[0]) if self._packs else None
+            if content is not None:
+                return (*opened, content)
         return opened
 
     def read(self, handle: int, offset: int, length: int, request: object) -> Data | bool | None:
@@ -128,6 +148,33 @@ class InPlace:
         self._operations.release(handle)
         return True
 
+    def opendir(self, node_id: int, thread: int) -> int | None:
+        """A handle on one snapshot of a directory."""
+        mapping = self._session.mapping
+        if self._virtual.owns(node_id) or (mapping is not None and mapping.squashes_root):
+            return None
+        return self._operations.directories.opendir_known(node_id, thread)
+
+    def readdir(self, handle: int, start: int, size: int) -> bytes | None:
+        """A reply to READDIRPLUS of at most `size` bytes: the names from cookie `start` on."""
+        if not self._packs or fuse_session is None or self._virtual.is_handle(handle):
+            return None
+        mapping = self._session.mapping
+        reply = _Names(size, mapping)
+        pack = reply.pack if mapping is None else None
+        return reply.joined() if self._operations.directories.readdir_known(handle, start, reply.emit, pack) else None
+
+    def releasedir(self, handle: int) -> bool | None:
+        """The handle on a directory is closed."""
+        if self._virtual.is_handle(handle):
+            return None
+        self._operations.directories.releasedir(handle)
+        return True
+
+    def idle(self) -> bool | None:
+        """A program is busy with what it was just given: do a piece of work that is due, and return whether it was."""
+        return self._operations.small_files.take_one() or None
+
     def forget(self, node_id: int, count: int) -> bool:
         """The kernel gives `count` references back."""
         self._operations.forget([(node_id, count)])
@@ -145,6 +192,40 @@ class InPlace:
             return self._explainer.getxattr_known(node_id, name)
         except OSError as answer:
             return answer.errno if answer.errno in _NO_VALUE else None
+
+
+class _Names:
+    """A reply to READDIRPLUS in the making."""
+
+    def __init__(self, size: int, mapping: Mapping | None) -> None:
+        self._room = size
+        self._mapping = mapping
+        self._parts: list[bytes] = []
+
+    def emit(self, name: bytes, told: Told, following: int) -> bool:
+        """See `Emit`."""
+        assert fuse_session is not None
+        mapping = self._mapping
+        part: bytes = fuse_session.entry(name, told if mapping is None else _mapped(told, mapping), following)
+        if len(part) > self._room:
+            return False
+        self._take(part)
+        return True
+
+    def pack(self, page: Page, first: int, stop: int, following: int, lasting: float, passing: float) -> int:
+        """See `Pack`."""
+        assert fuse_session is not None
+        part, count = fuse_session.entries(*page.packed(), first, stop, following, self._room, lasting, passing)
+        self._take(part)
+        return int(count)
+
+    def _take(self, part: bytes) -> None:
+        self._parts.append(part)
+        self._room -= len(part)
+
+    def joined(self) -> bytes:
+        """The reply."""
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
 
 def _mapped(told: Told, mapping: Mapping) -> Told:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
-from dadafs.listing import Fields
+from dadafs.listing import Fields, Page
 
 #: Share of `freshness` that the kernel's timeouts stay below it: clocks tick, replies travel.
 _MARGIN = 0.1
@@ -22,7 +22,7 @@ class Told(NamedTuple):
 class KernelCache(Protocol):
     """The kernel's caches of this mount, as `dadafs.fuse_adapter` reaches them. Unknown ids are no error.
 
-    `askers`: the threads of ours that are in `size_of` and `look`, by the id that the kernel names in requests.
+    `askers`: the threads of ours that are in `size_of`, `look` and `list`, by the id that the kernel names in requests.
     """
 
     askers: set[int]
@@ -45,6 +45,9 @@ class KernelCache(Protocol):
     async def size_of(self, path: bytes) -> int | None:
         """The size that the kernel has in mind for the file at `path`; None where it does not say."""
 
+    async def list(self, path: bytes) -> None:
+        """Make the kernel list the directory at `path`: it then knows the names and need not ask for each."""
+
     async def look(self, path: bytes) -> None:
         """Make the kernel ask for the attributes of the file at `path`; return when it is through with the reply."""
 
@@ -52,6 +55,8 @@ class KernelCache(Protocol):
         """Run `task` in the background; it ends with the mount."""
 
 
+#: Called as pack(page, first, stop, cookie of the second, timeout, timeout of what no lease covers); how many went in.
+Pack = Callable[[Page, int, int, int, float, float], int]
 #: Called as emit(name, told, cookie of the next entry); False when the reply is full.
 Emit = Callable[[bytes, Told, int], bool]
 

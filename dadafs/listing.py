@@ -16,6 +16,8 @@ from dadafs.wire.messages import Attr, Item
 
 #: One packed `Attr`, its fields in their order of declaration.
 _RECORD = struct.Struct("<QQIIIIQqqIqqq")
+#: Device and inode number of one.
+_IDENTITY = struct.Struct("<QQ68x")
 #: Items of one page at most: an index into it has to fit into the 16 bits of the table, and of a `Place`.
 PAGE_LIMIT = 32768
 _OBJECT_OVERHEAD = 600
@@ -93,6 +95,15 @@ class Page:
     def fields(self, index: int) -> Fields:
         """The attributes at `index`, as a plain tuple: the cheapest form."""
         return _RECORD.unpack_from(self._records, index * _RECORD.size)
+
+    def identities(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Device and inode number of the objects `start` .. `stop - 1`."""
+        size = _RECORD.size
+        return _IDENTITY.iter_unpack(memoryview(self._records)[start * size : stop * size])
+
+    def packed(self) -> tuple[bytes, array[int], bytes]:
+        """All names in a row, where each begins (and the last one ends), and the records: for the compiled part."""
+        return self._names, self._starts, self._records
 
     def attr(self, index: int) -> Attr:
         """The attributes at `index`."""

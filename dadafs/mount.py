@@ -179,6 +179,7 @@ class MountProcess:
             self._readahead = KernelReadahead(self._options.mountpoint, keepable(operations))
             reader.start(nursery)
             operations.small_files.start(nursery)
+            operations.directories.ahead.start(nursery)
             adapter.in_place.start(nursery)
             for task in (files.run, notices.run, operations.watch):
                 nursery.start_soon(task)

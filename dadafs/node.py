@@ -11,6 +11,7 @@ from dadafs.wire.messages import Attr
 if TYPE_CHECKING:
     import trio
 
+    from dadafs.listed_ahead import Walk
     from dadafs.small_files import Ahead
 
 ROOT_ID = 1
@@ -76,7 +77,8 @@ class Directory(Node):
     `own` is the belief about its own attributes; it counts only when asked at or after `void_at`, the last time a
     push told of a name that came or went. `pins` counts nodes that are linked here. `places` are its pages whose
     names the kernel holds. `xattrs_asked` counts how often attributes of single children were asked for, `asked` how
-    often the head was asked for single names since the directory was listed. `ahead`: what is opened ahead in it.
+    often the head was asked for single names since the directory was listed. `ahead`: what is opened ahead in it;
+    `walk`: what is listed ahead; `gone_through`: the directory in it whose files were opened in order last.
     """
 
     __slots__ = (
@@ -84,6 +86,7 @@ class Directory(Node):
         "asked",
         "charged",
         "child_xattrs",
+        "gone_through",
         "listing",
         "names",
         "own",
@@ -91,6 +94,7 @@ class Directory(Node):
         "places",
         "subdirs",
         "void_at",
+        "walk",
         "xattrs_asked",
     )
 
@@ -108,6 +112,8 @@ class Directory(Node):
         self.xattrs_asked = 0
         self.asked = 0.0
         self.ahead: Ahead | None = None
+        self.walk: Walk | None = None
+        self.gone_through: bytes | None = None
 
 
 class Place:

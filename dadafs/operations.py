@@ -29,7 +29,7 @@ from dadafs.remote_file import RemoteFile, RemoteFiles
 from dadafs.session import Session
 from dadafs.small_files import SmallFiles
 from dadafs.tree import Tree
-from dadafs.wire.messages import INLINE_LIMIT, Attr, StatfsReply
+from dadafs.wire.messages import BLOCK_SIZE, INLINE_LIMIT, Attr, StatfsReply
 from dadafs.wire.paths import MAX_COMPONENT, split
 
 #: Open flags that ask for anything but reading.
@@ -43,14 +43,18 @@ _astuple = msgspec.structs.astuple
 
 
 class Handle:
-    """An open file: the node, the remote file that is read, the prefetch state of this handle, and who opened it."""
+    """An open file: the node, the remote file that is read, the prefetch state of this handle, and who opened it.
 
-    __slots__ = ("file", "node", "process", "streams")
+    `first`: the kernel had no page of the file when it was opened. `streams` is None until they are needed.
+    """
 
-    def __init__(self, node: Node, file: RemoteFile, streams: Streams) -> None:
+    __slots__ = ("file", "first", "node", "process", "streams")
+
+    def __init__(self, node: Node, file: RemoteFile, streams: Streams | None, first: bool) -> None:
         self.node = node
         self.file = file
         self.streams = streams
+        self.first = first
         self.process: Process | None = None
 
 
@@ -69,8 +73,8 @@ class Operations(Attributes):
         super().__init__(session, tree, files, kernel)
         self.reader = reader
         self.counters = counters
-        self.directories = Directories(session, tree, self._new_handle)
-        self.small_files = SmallFiles(session, tree, files, counters)
+        self.directories = Directories(session, tree, self._new_handle, kernel.askers)
+        self.small_files = SmallFiles(session, tree, files, counters, kernel)
         self.activity = Activity()
         self._handles: dict[int, Handle] = {}
         self._next_handle = 1
@@ -158,10 +162,16 @@ class Operations(Attributes):
 
     def open_known(self, node_id: int, flags: int) -> tuple[int, bool] | None:
         """`open`, where nothing has to be asked and nothing to be dropped."""
-        node = self.tree.find(node_id)
-        if node is None or flags & _WRITING:
+        if flags & _WRITING or not self.tree.known(node_id):
             return None
-        found = self._believed(node_id, node, self.session.now())
+        node = self.tree.node(node_id)
+        self._take_in(node)
+        now = self.session.now()
+        ready = self.files.ready_ahead((node.dev, node.ino), now)
+        if ready is not None and node.told == state_of(ready.attr):
+            self._used_ahead(node, ready)
+            return self._opened(node, self.files.use(ready))
+        found = self._believed(node_id, node, now)
         if found is None or found.attr is None or node.told != state_of(found.attr):
             return None
         if not stat.S_ISREG(found.attr.mode):
@@ -173,6 +183,12 @@ class Operations(Attributes):
             return self._opened(node, file)
         file.close()
         return None
+
+    def _take_in(self, node: Node) -> None:
+        """What has arrived of a file that was opened ahead is known from now on."""
+        if self.small_files.arrived and node.links:
+            with contextlib.suppress(OSError):
+                self.small_files.take_in(self.tree.path_of(node.id))
 
     def _believed_file(self, node: Node, found: Found, attr: Attr) -> RemoteFile:
         return self.files.believed(
@@ -192,6 +208,7 @@ class Operations(Attributes):
             coming = self.small_files.coming(node.links[-1])
             if coming is not None:
                 await coming.wait()
+            self._take_in(node)
         found = self._believed(node_id, node, self.session.now())
         if found is not None and found.attr is not None and stat.S_ISREG(found.attr.mode):
             file = await self._open_held(node, self._believed_file(node, found, found.attr))
@@ -259,24 +276,58 @@ class Operations(Attributes):
 
     def _opened(self, node: Node, file: RemoteFile) -> tuple[int, bool]:
         state = state_of(file.attr)
+        first = node.pages is None
         keep = node.pages == state and file.settled and not node.doubtful
         if not keep:
             node.doubtful = not file.settled
         node.pages = state
         node.opens += 1
         handle = self._new_handle()
-        self._handles[handle] = Handle(node, file, self.reader.open_streams(file))
+        streams = self.reader.open_streams(file) if file.attr.size > INLINE_LIMIT else None
+        self._handles[handle] = Handle(node, file, streams, first)
         return handle, keep
+
+    def _streams(self, opened: Handle) -> Streams:
+        """A small file comes whole with its open: most of their handles need no prefetch state."""
+        streams = opened.streams
+        if streams is None:
+            streams = opened.streams = self.reader.open_streams(opened.file)
+        return streams
 
     def opened_by(self, handle: int, thread: int) -> None:
         """The thread of a process that a handle was just made for."""
         self._handles[handle].process = self.activity.process(thread)
 
+    def content_at_open(self, handle: int) -> memoryview | None:
+        """The whole of a small file that was just opened, for the kernel to have before it asks: its first read.
+
+        Only where the kernel has no pages of it, so that none can be locked by somebody who waits for us, and where
+        its times prove the state: what is read in doubt must be dropped soon.
+        """
+        opened = self._handles[handle]
+        file, process = opened.file, opened.process
+        size = file.attr.size
+        if not opened.first or not 0 < size <= INLINE_LIMIT or not file.settled:
+            return None
+        if opened.node.told != state_of(file.attr):
+            return None
+        now = self.session.now()
+        extent = self.files.cache.lookup(file.cached, 0, 0, -(-size // BLOCK_SIZE), now) if file.live(now) else None
+        if extent is None:
+            return None
+        self.files.cache.used_by_reader(extent, 0, size)
+        self.counters.hit += 1
+        self.counters.hit_bytes += size
+        if process is not None:
+            process.reads += 1
+            process.bytes += size
+        return extent.view()[:size]
+
     def read_known(self, handle: int, offset: int, length: int) -> bytes | memoryview | None:
         """`read`, where nothing has to be waited for."""
         opened = self._handles[handle]
         file = opened.file
-        data = self.reader.read_at_once(file, opened.streams, offset, length)
+        data = self.reader.read_at_once(file, self._streams(opened), offset, length)
         if data is None or (len(data) != length and not self._ends_there(opened.node, offset + len(data))):
             return None
         if not file.settled:
@@ -305,13 +356,13 @@ class Operations(Attributes):
                 if process is not None:
                     self._note_wait(opened, process, offset, length, self.session.now() - begun)
 
-        return self.reader.read_later(file, opened.streams, offset, length, taken)
+        return self.reader.read_later(file, self._streams(opened), offset, length, taken)
 
     async def read(self, handle: int, offset: int, length: int) -> bytes | memoryview:
         """Bytes of an open file; fewer than asked for only at the size that the kernel believes in."""
         opened = self._handles[handle]
         begun = self.session.now()
-        data = await self.reader.read(opened.file, opened.streams, offset, length)
+        data = await self.reader.read(opened.file, self._streams(opened), offset, length)
         if opened.process is not None:
             self._note_wait(opened, opened.process, offset, len(data), self.session.now() - begun)
         if not opened.file.settled:
@@ -339,13 +390,14 @@ class Operations(Attributes):
             if self.truncation.believed(node, end):
                 return data
             await self.truncation.taken_in(node, file, end)
-            data = await self.reader.read(file, opened.streams, offset, length)
+            data = await self.reader.read(file, self._streams(opened), offset, length)
         return data
 
     def release(self, handle: int) -> None:
         """The handle is closed."""
         opened = self._handles.pop(handle)
-        self.reader.close_streams(opened.streams)
+        if opened.streams is not None:
+            self.reader.close_streams(opened.streams)
         opened.file.close()
         self.tree.closed(opened.node)
 

@@ -69,7 +69,14 @@ class RemoteFile:
         self._session = files.session
         self._handle = 0
         self._handle_generation = 0
-        self._opening = trio.Lock()
+        self._lock: trio.Lock | None = None  # of whoever asks the head, made when somebody does: most never do
+
+    @property
+    def _opening(self) -> trio.Lock:
+        lock = self._lock
+        if lock is None:
+            lock = self._lock = trio.Lock()
+        return lock
 
     @property
     def version(self) -> Version:
@@ -171,7 +178,7 @@ class RemoteFile:
     def become(self, attr: Attr) -> None:
         """The file is in the state `attr` now; tell the listeners when that is another version."""
         before, self.attr = self.attr, attr
-        if attr.version == before.version:
+        if attr is before or attr.version == before.version:
             return
         self._files.cache.advance(self.cached, attr.version, append=self._files.appends(self.path))
         self._files.tell(self, before, attr)
@@ -297,6 +304,19 @@ class RemoteFiles:
         file.close()
         return True
 
+    def ready_ahead(self, identity: tuple[int, int], now: float) -> RemoteFile | None:
+        """A file that was opened ahead less than `freshness` ago, for `use`: it had one name then, and has a handle."""
+        file = self._by_identity.get(identity)
+        if file is None or not file.ahead or file.orphaned or file.attr.nlink != 1 or not file.has_handle:
+            return None
+        return file if now - file.asked_at < self.session.leases.freshness else None
+
+    def use(self, file: RemoteFile) -> RemoteFile:
+        """`file`, which is known, with one user more."""
+        self._idle.pop(file, None)
+        file.users += 1
+        return file
+
     def find(self, identity: tuple[int, int]) -> RemoteFile | None:
         """The file with this (device, inode), if it is known; not counted as a use."""
         return self._by_identity.get(identity)
@@ -358,9 +378,7 @@ class RemoteFiles:
             file = self._by_identity[identity] = RemoteFile(self, path, attr)
         if file.path != path or file.orphaned or path not in self._by_path:
             self._move(file, path)
-        self._idle.pop(file, None)
-        file.users += 1
-        return file
+        return self.use(file)
 
     def _move(self, file: RemoteFile, path: bytes) -> None:
         """`file` is now found at `path`; whatever was there before is not."""

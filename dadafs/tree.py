@@ -15,6 +15,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from array import array
+from collections.abc import Sequence
 from itertools import islice
 
 from dadafs.beliefs import Beliefs, MetadataBudget
@@ -218,6 +220,28 @@ class Tree:
             self._budget.charge_metadata(_COMPACT_SIZE)
             return None
         return self.looked_up(directory, page.name(index), page.attr(index))
+
+    def new_to_kernel(self, page: Page, start: int, stop: int) -> list[int] | None:
+        """The ids of the objects `start` .. `stop - 1`, where these are plain inode numbers, each of another object
+        that the kernel does not know; None otherwise.
+        """
+        dev, root = self.root.dev, self.root.ino
+        ids = [ino for at, ino in page.identities(start, stop) if at == dev and ROOT_ID < ino < OWN_IDS and ino != root]
+        if len(ids) != stop - start or len(set(ids)) != len(ids):
+            return None
+        known = not (self._nodes.keys().isdisjoint(ids) and self._compact.keys().isdisjoint(ids))
+        return None if known else ids
+
+    def all_listed(self, directory: Directory, page: Page, start: int, ids: Sequence[int]) -> None:
+        """As `listed`, for all of `ids`, the first of what `new_to_kernel` returned for `start`."""
+        count = len(ids)
+        if count:
+            place = self._place_for(directory, page)
+            place.counts[start : start + count] = array("I", [1]) * count
+            place.holders += count
+            first = place.number << 16 | start
+            self._compact.update(zip(ids, range(first, first + count), strict=True))
+            self._budget.charge_metadata(count * _COMPACT_SIZE)
 
     def _place_for(self, directory: Directory, page: Page) -> Place:
         place = directory.places.get(page)

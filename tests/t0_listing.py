@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dadafs.kernel_cache import Told
 from dadafs.listing import PAGE_LIMIT, Listing, ListingBuilder, Page
+from dadafs.native import fuse_session
 from dadafs.wire.messages import Attr, Item
 
 WORD = st.integers(0, 2**64 - 1)
@@ -74,3 +76,47 @@ def test_a_listing_finds_names_on_every_page() -> None:
 def test_a_name_costs_about_a_hundred_bytes() -> None:
     items = [Item(b"scan_%06d_data.h5" % number, attr(number)) for number in range(4096)]
     assert Page(items).size / len(items) < 120
+
+
+needs_packing = pytest.mark.skipif(not hasattr(fuse_session, "entries"), reason="the compiled part was not built")
+
+
+@needs_packing
+@given(ITEMS, st.integers(0, 60), st.integers(0, 20_000))
+def test_names_packed_at_once_are_the_same_bytes_as_one_after_the_other(
+    items: list[Item], first: int, room: int
+) -> None:
+    assert fuse_session is not None
+    page = Page(items)
+    first = min(first, len(items))
+    packed, count = fuse_session.entries(*page.packed(), first, len(items), 100, room, 1.5, 0.25)
+    one_by_one = []
+    left = room
+    for index in range(first, len(items)):
+        fields = page.fields(index)
+        timeout = 0.25 if fields[2] & 0o170000 == 0o040000 or fields[3] > 1 else 1.5
+        part = fuse_session.entry(page.name(index), Told(fields[1], fields, timeout), 100 + index - first)
+        if len(part) > left:
+            break
+        left -= len(part)
+        one_by_one.append(part)
+    assert packed == b"".join(one_by_one)
+    assert count == len(one_by_one)
+
+
+@needs_packing
+def test_what_is_not_a_page_is_not_packed() -> None:
+    assert fuse_session is not None
+    names, starts, records = Page([Item(b"name", attr(), None)]).packed()
+    good = (names, starts, records, 0, 1, 3, 4096, 1.0, 1.0)
+    assert fuse_session.entries(*good)[1] == 1
+    for place, wrong in [
+        (0, b"nam"), (1, starts[:1]), (1, type(starts)("I", [4, 0])), (1, type(starts)("I", [0, 2**32 - 1])),
+        (2, records[:-1]), (3, -1), (3, 2), (4, 2), (4, 2**62), (6, -1), (6, 2**40),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match="page"):
+            fuse_session.entries(*good[:place], wrong, *good[place + 1 :])
+    with pytest.raises(ValueError, match="Told"):
+        fuse_session.entry(b"x" * 256, Told(5, None, 0.0), 1)
+    with pytest.raises(ValueError, match="Told"):
+        fuse_session.entry(b"x", (5, (1, 2), 0.0), 1)

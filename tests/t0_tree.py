@@ -224,3 +224,33 @@ def test_the_longest_known_are_forgotten_when_there_is_no_room(tree: Tree, budge
     assert tree.surplus(7) == [(6, b"%d" % number) for number in range(3, 10)]
     listed(tree, [Item(b"a", attr(50)), Item(b"b", attr(51))])
     assert {(1, b"a"), (1, b"b")} <= set(tree.surplus(100))
+
+
+def test_many_names_listed_at_once_are_as_good_as_one_after_the_other(tree: Tree, budget: Budget) -> None:
+    items = [Item(b"%03d" % number, attr(200 + number), None) for number in range(100)]
+    page = Page(items)
+    before = budget.charged
+    ids = tree.new_to_kernel(page, 10, 100)
+    assert ids == list(range(210, 300))
+    tree.all_listed(tree.root, page, 10, ids[:40])
+    assert tree.statistics()["listed_nodes"] == 40
+    assert tree.path_of(249) == b"049"
+    assert tree.new_to_kernel(page, 40, 60) is None  # some are known
+    assert tree.new_to_kernel(page, 50, 60) == list(range(250, 260))
+    node = tree.node(230)
+    assert (node.lookups, node.links) == (1, [(tree.root, b"030")])
+    assert tree.new_to_kernel(page, 30, 31) is None  # as an object as well
+    for node_id in ids[:40]:
+        tree.forget(node_id, 1)
+    assert not any(tree.known(node_id) for node_id in ids)
+    assert budget.charged == before
+
+
+@pytest.mark.parametrize("odd", [attr(100), attr(1), attr(OWN_IDS + 5), attr(205), attr(207, dev=9)])
+def test_objects_that_need_a_look_are_not_listed_at_once(tree: Tree, odd: Attr) -> None:
+    items = [Item(b"%03d" % number, attr(200 + number), None) for number in range(10)]
+    items[7] = Item(b"odd", odd, None)
+    page = Page(items)
+    assert tree.new_to_kernel(page, 0, 10) is None
+    assert tree.new_to_kernel(page, 0, 7) == list(range(200, 207))
+    assert tree.statistics()["listed_nodes"] == 0

@@ -62,6 +62,10 @@ class FakeKernel:
         await trio.lowlevel.checkpoint()
         return self.sizes.pop(0) if self.sizes else None
 
+    async def list(self, path: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        self.told.append(("list", path))
+
     async def look(self, path: bytes) -> None:
         self.told.append(("look", path))
         if self.on_look is None:

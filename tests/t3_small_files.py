@@ -109,3 +109,105 @@ def test_a_file_made_a_moment_ago_is_there_for_who_asks_for_it(mounted: Mounted)
         (mounted.tree / "dir" / f"new{number}").write_bytes(content(number))
         assert (mounted.mnt / "dir" / f"new{number}").read_bytes() == content(number)
     assert len(os.listdir(mounted.mnt / "dir")) == COUNT + 20
+
+
+def open_counts(mnt: Path) -> dict[str, int]:
+    found: dict[str, int] = json.loads((mnt / ".dadafs/stats.json").read_text())["open"]
+    return found
+
+
+def in_place(mnt: Path) -> int:
+    return int(json.loads((mnt / ".dadafs/stats.json").read_text())["kernel"]["answered_in_place"])
+
+
+def test_names_that_will_be_asked_for_are_known_to_the_kernel(mounted: Mounted) -> None:
+    filled(mounted.tree / "dir")
+    for number in range(5):
+        assert (mounted.mnt / "dir" / f"{number:04d}").read_bytes() == content(number)
+    wait_until(lambda: open_counts(mounted.mnt)["listed_nodes"] > COUNT - 60, "the kernel has listed the directory")
+    before = in_place(mounted.mnt)
+    for number in range(200, COUNT):
+        assert (mounted.mnt / "dir" / f"{number:04d}").stat().st_size == len(content(number))
+    assert in_place(mounted.mnt) - before < 50
+
+
+def test_what_was_opened_ahead_is_read_without_a_request(mounted: Mounted) -> None:
+    filled(mounted.tree / "dir")
+    os.listdir(mounted.mnt / "dir")
+    for number in range(40):
+        assert (mounted.mnt / "dir" / f"{number:04d}").read_bytes() == content(number)
+    wait_until(lambda: counters(mounted.mnt)["opened_ahead"] >= 100, "the next files are opened ahead")
+    before, hits = in_place(mounted.mnt), counters(mounted.mnt)["hit"]
+    for number in range(40, 90):
+        assert (mounted.mnt / "dir" / f"{number:04d}").read_bytes() == content(number)
+    assert in_place(mounted.mnt) - before <= 2 * 50 + 25  # an open and a release each
+    assert counters(mounted.mnt)["hit"] - hits >= 50, "what was given with an open counts as read from memory"
+
+
+def test_a_handle_reads_on_what_it_opened_though_the_name_is_another_file_now(mounted: Mounted) -> None:
+    directory = mounted.tree / "dir"
+    filled(directory)
+    os.listdir(mounted.mnt / "dir")
+    for number in range(40):
+        assert (mounted.mnt / "dir" / f"{number:04d}").read_bytes() == content(number)
+    with (mounted.mnt / "dir" / "0040").open("rb") as old:
+        (mounted.tree / "aside").write_bytes(content(40, 1))
+        os.rename(mounted.tree / "aside", directory / "0040")
+        wait_until(lambda: (mounted.mnt / "dir/0040").read_bytes() == content(40, 1), "the new file is there")
+        assert old.read() == content(40)
+
+
+def test_content_that_came_with_an_open_follows_changes_in_place(mounted: Mounted) -> None:
+    directory = mounted.tree / "dir"
+    filled(directory)
+    os.listdir(mounted.mnt / "dir")
+    for number in range(41):
+        assert (mounted.mnt / "dir" / f"{number:04d}").read_bytes() == content(number)
+    with (mounted.mnt / "dir" / "0041").open("rb") as file:
+        for version in (1, 2):
+            (directory / "0041").write_bytes(content(41, version))
+
+            def as_written(version: int = version) -> bool:
+                file.seek(0)
+                return file.read() == content(41, version)
+
+            wait_until(as_written, "the open file shows the change")
+
+
+def test_the_next_directory_is_prepared_for_who_goes_through_them_in_order(mounted: Mounted) -> None:
+    for number in range(4):
+        filled(mounted.tree / f"dir{number}")
+    for directory in range(2):
+        for number in range(COUNT):
+            assert (mounted.mnt / f"dir{directory}" / f"{number:04d}").read_bytes() == content(number)
+    wait_until(lambda: counters(mounted.mnt)["opened_ahead"] > 2 * COUNT, "files of the third directory are opened")
+    before = counters(mounted.mnt)["requests"]
+    for number in range(10):
+        assert (mounted.mnt / "dir2" / f"{number:04d}").read_bytes() == content(number)
+    assert counters(mounted.mnt)["requests"] - before <= 3
+
+
+def test_directories_are_listed_ahead_of_a_walk(mounted: Mounted) -> None:
+    for number in range(20):
+        (mounted.tree / "top" / f"{number:02d}").mkdir(parents=True)
+        (mounted.tree / "top" / f"{number:02d}" / "file").write_bytes(b"content")
+    os.listdir(mounted.mnt / "top")
+    os.listdir(mounted.mnt / "top/00")
+    assert os.listdir(mounted.mnt / "top/01") == ["file"]
+    wait_until(lambda: open_counts(mounted.mnt)["believed_listings"] >= 5, "the next directories are listed")
+    (mounted.tree / "top/02/new").write_bytes(b"new")
+    wait_until(lambda: sorted(os.listdir(mounted.mnt / "top/02")) == ["file", "new"], "what changed since is seen")
+    for number in range(20):
+        assert "file" in os.listdir(mounted.mnt / "top" / f"{number:02d}")
+
+
+def test_a_large_directory_is_listed_whole_while_some_of_it_is_known(mounted: Mounted) -> None:
+    filled(mounted.tree / "dir")
+    os.link(mounted.tree / "dir/0150", mounted.tree / "dir/0150 again")
+    for number in (7, 100, 299):
+        assert (mounted.mnt / "dir" / f"{number:04d}").read_bytes() == content(number)
+    for _ in range(2):
+        assert sorted(os.listdir(mounted.mnt / "dir")) == sorted(os.listdir(mounted.tree / "dir"))
+        with os.scandir(mounted.mnt / "dir") as found:
+            assert all(entry.inode() == (mounted.tree / "dir" / entry.name).stat().st_ino for entry in found)
+    assert (mounted.mnt / "dir/0150 again").stat().st_ino == (mounted.tree / "dir/0150").stat().st_ino

@@ -7,6 +7,8 @@
  * place the next request is taken at once where there is one, or comes within some microseconds: a program that reads a
  * file sends one after the other. After `TURN_NS` at most the loop has its turn.
  *
+ * While a program is busy with a reply, `idle` is called instead of waiting only: it does a piece of work that is due.
+ *
  * A read may also be answered later: where the function returns True it has kept the request that it was given, and calls
  * `reply` or `fail` with it, once. A request that is dropped without that is answered with EIO, so nobody waits for ever.
  *
@@ -20,21 +22,25 @@
 #include <poll.h>
 #include <sched.h>
 #include <stdint.h>
+#include <string.h>
 #include <time.h>
 
 #define TURN_NS 1000000  /* requests are answered in a row for so long at most */
 #define WATCH_NS 40000   /* how long the next request is waited for before the loop is asked */
 #define DISCOURAGED 8    /* after so many requests in a row that did not come, it is waited for only now and then */
 #define NOW_AND_THEN 32
+#define PIECES 8         /* of other work, of a few dozen microseconds each, are done instead of waiting */
 
-enum { LOOKUP, GETATTR, OPEN, READ, RELEASE, FORGET, GETXATTR, COUNT };
-static const char *const names[COUNT] = {"lookup", "getattr", "open", "read", "release", "forget", "getxattr"};
+enum { LOOKUP, GETATTR, OPEN, READ, RELEASE, FORGET, GETXATTR, OPENDIR, READDIR, RELEASEDIR, IDLE, COUNT };
+static const char *const names[COUNT] = {"lookup", "getattr",  "open",    "read",    "release",
+                                         "forget", "getxattr", "opendir", "readdir", "releasedir", "idle"};
 static PyObject *callables[COUNT];
 static struct fuse_lowlevel_ops inner;
 static int in_place;             /* whether the request processed last was answered here, or will be */
 static int awaited;              /* whether a program now has what it takes to send the next one */
 static unsigned long long total; /* requests answered here */
 static uintptr_t mount_number;   /* requests of another mount than this one are gone */
+static struct fuse_session *current; /* whose requests are being processed */
 
 /* --- Python's answers ------------------------------------------------------------------------------------------ */
 
@@ -127,7 +133,7 @@ static void answered(void)
     total++;
 }
 
-static void set_time(struct timespec *time, long long ns)
+void answers_set_time(struct timespec *time, long long ns)
 {
     time->tv_sec = ns / 1000000000;
     time->tv_nsec = ns % 1000000000;
@@ -139,7 +145,7 @@ static void set_time(struct timespec *time, long long ns)
 
 /* `Told(id, fields, timeout)` as the kernel wants it; `fields` is None, or (dev, ino, mode, nlink, uid, gid, rdev, size,
  * blocks, blksize, atime_ns, mtime_ns, ctime_ns). Returns 0, or -1 where it is something else. */
-static int told(PyObject *answer, struct fuse_entry_param *entry)
+int answers_told(PyObject *answer, struct fuse_entry_param *entry)
 {
     PyObject *fields;
     long long v[13];
@@ -163,9 +169,9 @@ static int told(PyObject *answer, struct fuse_entry_param *entry)
         entry->attr.st_size = v[7];
         entry->attr.st_blocks = v[8];
         entry->attr.st_blksize = (blksize_t)v[9];
-        set_time(&entry->attr.st_atim, v[10]);
-        set_time(&entry->attr.st_mtim, v[11]);
-        set_time(&entry->attr.st_ctim, v[12]);
+        answers_set_time(&entry->attr.st_atim, v[10]);
+        answers_set_time(&entry->attr.st_mtim, v[11]);
+        answers_set_time(&entry->attr.st_ctim, v[12]);
     }
     if (PyErr_Occurred()) {
         PyErr_Clear();
@@ -204,7 +210,7 @@ static void lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     PyObject *answer = ask(LOOKUP, Py_BuildValue("(Ky)", (unsigned long long)parent, name));
     struct fuse_entry_param entry;
 
-    if (answer && told(answer, &entry) == 0) {
+    if (answer && answers_told(answer, &entry) == 0) {
         fuse_reply_entry(req, &entry);
         answered();
     } else {
@@ -218,7 +224,7 @@ static void getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     PyObject *answer = ask(GETATTR, Py_BuildValue("(K)", (unsigned long long)ino));
     struct fuse_entry_param entry;
 
-    if (answer && told(answer, &entry) == 0) {
+    if (answer && answers_told(answer, &entry) == 0) {
         fuse_reply_attr(req, &entry.attr, entry.attr_timeout);
         answered();
     } else {
@@ -227,15 +233,35 @@ static void getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     Py_XDECREF(answer);
 }
 
+/* Put the whole content of a file into the kernel's page cache; whether it is there now. Only for a file that nobody has
+ * open: a page that somebody waits for is locked, and this would wait for the lock while that one waits for us. */
+static int stored(fuse_ino_t ino, PyObject *content)
+{
+    struct fuse_bufvec vector = FUSE_BUFVEC_INIT(0);
+    Py_buffer data;
+    int failed;
+
+    if (PyObject_GetBuffer(content, &data, PyBUF_CONTIG_RO) != 0) {
+        PyErr_Clear();
+        return 0;
+    }
+    vector.buf[0].mem = data.buf;
+    vector.buf[0].size = (size_t)data.len;
+    failed = fuse_lowlevel_notify_store(current, ino, 0, &vector, 0);
+    PyBuffer_Release(&data);
+    return !failed;
+}
+
 static void open_(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     PyObject *answer = ask(OPEN, Py_BuildValue("(Kii)", (unsigned long long)ino, fi->flags, (int)fuse_req_ctx(req)->pid));
+    PyObject *content = Py_None;
     unsigned long long handle;
     int keep;
 
-    if (answer && PyTuple_Check(answer) && PyArg_ParseTuple(answer, "Kp", &handle, &keep)) {
+    if (answer && PyTuple_Check(answer) && PyArg_ParseTuple(answer, "Kp|O", &handle, &keep, &content)) {
         fi->fh = handle;
-        fi->keep_cache = keep != 0;
+        fi->keep_cache = keep || (content != Py_None && stored(ino, content));
         if (fuse_reply_open(req, fi) == -ENOENT) /* whoever opened it was interrupted and will not close it */
             Py_XDECREF(ask(RELEASE, Py_BuildValue("(K)", handle)));
         answered();
@@ -327,6 +353,48 @@ static void getxattr_(fuse_req_t req, fuse_ino_t ino, const char *name, size_t s
     Py_XDECREF(answer);
 }
 
+static void opendir_(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    PyObject *answer = ask(OPENDIR, Py_BuildValue("(Ki)", (unsigned long long)ino, (int)fuse_req_ctx(req)->pid));
+
+    if (answer && PyLong_Check(answer)) {
+        fi->fh = PyLong_AsUnsignedLongLongMask(answer);
+        if (fuse_reply_open(req, fi) == -ENOENT) /* as for a file */
+            Py_XDECREF(ask(RELEASEDIR, Py_BuildValue("(K)", (unsigned long long)fi->fh)));
+        answered();
+    } else {
+        inner.opendir(req, ino, fi);
+    }
+    Py_XDECREF(answer);
+}
+
+static void readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
+{
+    PyObject *answer = ask(READDIR, Py_BuildValue("(KLn)", (unsigned long long)fi->fh, (long long)offset,
+                                                  (Py_ssize_t)size));
+
+    if (answer && PyBytes_Check(answer) && (size_t)PyBytes_GET_SIZE(answer) <= size) {
+        fuse_reply_buf(req, PyBytes_AS_STRING(answer), (size_t)PyBytes_GET_SIZE(answer));
+        answered();
+    } else {
+        inner.readdirplus(req, ino, size, offset, fi);
+    }
+    Py_XDECREF(answer);
+}
+
+static void releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    PyObject *answer = ask(RELEASEDIR, Py_BuildValue("(K)", (unsigned long long)fi->fh));
+
+    if (answer) {
+        fuse_reply_err(req, 0);
+        answered();
+    } else {
+        inner.releasedir(req, ino, fi);
+    }
+    Py_XDECREF(answer);
+}
+
 void answers_install(struct fuse_lowlevel_ops *ops)
 {
     inner = *ops;
@@ -337,6 +405,9 @@ void answers_install(struct fuse_lowlevel_ops *ops)
     ops->release = release;
     ops->forget = forget;
     ops->getxattr = getxattr_;
+    ops->opendir = opendir_;
+    ops->readdirplus = readdirplus;
+    ops->releasedir = releasedir;
 }
 
 /* --- one request after the other --------------------------------------------------------------------------------- */
@@ -360,7 +431,17 @@ static int have_company(void)
     return known;
 }
 
-/* Whether there is another request, now or, with `patience`, within `WATCH_NS`. */
+/* Do a piece of what can wait for a moment like this; 0 where there is nothing. */
+static int idle(void)
+{
+    PyObject *answer = callables[IDLE] ? ask(IDLE, PyTuple_New(0)) : NULL;
+    int busy = answer == Py_True;
+
+    Py_XDECREF(answer);
+    return busy;
+}
+
+/* Whether there is another request, now or, with `patience`, within `WATCH_NS`, or after a piece of other work. */
 static int another(int fd, int patience)
 {
     static unsigned disappointed; /* so often in a row */
@@ -371,6 +452,9 @@ static int another(int fd, int patience)
         return (waiting.revents & POLLIN) != 0;
     if (!patience || !have_company())
         return 0;
+    for (int pieces = 0; pieces < PIECES && idle(); pieces++)
+        if (poll(&waiting, 1, 0) > 0)
+            return (waiting.revents & POLLIN) != 0;
     if (disappointed >= DISCOURAGED && disappointed % NOW_AND_THEN) {
         disappointed++;
         return 0;
@@ -404,6 +488,7 @@ fuse_session_process_buf(struct fuse_session *session, const struct fuse_buf *re
         *(void **)&process = dlsym(libfuse, "fuse_session_process_buf");
     }
     in_place = 0;
+    current = session;
     process(session, request);
     if (!in_place || !receive)
         return;

@@ -19,6 +19,14 @@ PyObject *answers_set(PyObject *module, PyObject *arguments, PyObject *names);
 PyObject *answers_reply(PyObject *module, PyObject *arguments);
 PyObject *answers_fail(PyObject *module, PyObject *arguments);
 
+/* entry(name, told, cookie), entries(...), of the module: see entries.c. */
+PyObject *entries_one(PyObject *module, PyObject *arguments);
+PyObject *entries_many(PyObject *module, PyObject *arguments);
+
+/* `Told(id, fields, timeout)` as the kernel wants it; 0, or -1 where it is something else. */
+int answers_told(PyObject *answer, struct fuse_entry_param *entry);
+void answers_set_time(struct timespec *time, long long ns);
+
 /* answered() -> requests answered in place so far, of the module. */
 PyObject *answers_count(PyObject *module, PyObject *unused);
 

@@ -163,11 +163,15 @@ static PyMethodDef methods[] = {
      "configure(max_background, congestion_threshold): ask for these at the next mount; 0 leaves libfuse's own."},
     {"negotiated", negotiated, METH_NOARGS, "What the last session asked for, or None where none was negotiated."},
     {"answer", (PyCFunction)(void (*)(void))answers_set, METH_VARARGS | METH_KEYWORDS,
-     "answer(lookup=, getattr=, open=, read=, release=, forget=): plain functions that answer requests in place, or\n"
+     "answer(lookup=, getattr=, open=, read=, release=, ...): plain functions that answer requests in place, or\n"
      "return None; those left out are taken back, and requests that were kept are void. See answers.c."},
     {"reply", answers_reply, METH_VARARGS,
      "reply(request, data): answer a read that was kept; whether it could still be answered."},
     {"fail", answers_fail, METH_VARARGS, "fail(request, errno): the same, with an error."},
+    {"entry", entries_one, METH_VARARGS, "entry(name, told, cookie) -> one name of a reply to READDIRPLUS."},
+    {"entries", entries_many, METH_VARARGS,
+     "entries(names, starts, records, first, stop, cookie, room, lasting, passing) -> (bytes, count): names of a page,\n"
+     "as many as there is room for; `cookie` is that of the second one."},
     {"answered", answers_count, METH_NOARGS, "How many requests were answered in place so far."},
     {NULL, NULL, 0, NULL}};
 

@@ -1,43 +1,57 @@
 """Which small files of a directory to open ahead of a program that goes through them in order (sans-IO).
 
 Positions are those of a listing, which is sorted by name: programs go through it in that order, or sort the names
-themselves. An open near the last one proves that this goes on, and proof doubles the number of files asked for at a
-time. Whoever opens names here and there gets nothing ahead.
+themselves. An open near the last one proves that this goes on, and with each proof that was needed the program is given
+a longer lead. It is asked for in parts, so that the next ones are on their way while the last are used. Whoever opens
+names here and there gets nothing ahead.
 """
 
 from __future__ import annotations
 
-#: Files asked for at a time: at the first proof, and at most.
-FIRST = 4
-MOST = 64
+#: How many files a program's lead has at the first proof, and at most; and by what it grows.
+FIRST = 8
+MOST = 128
+GROWTH = 4
+#: At most so many are asked for at a time, and no fewer than this share of the lead.
+AT_ONCE = 64
+SHARE = 4
 #: An open goes on where the last one was when it is at most so many names behind it or beyond it: several workers share
 #: a directory, and some skip what they do not want.
 NEAR = 8
 
 
 class InOrder:
-    """One program's way through the names of one directory."""
+    """One program's way through the names of one directory.
 
-    __slots__ = ("_asked", "_count", "_position")
+    `proven`: it went through the directories before this one in the same way, and begins with the first name.
+    """
 
-    def __init__(self) -> None:
-        self._position = -1
-        self._asked = 0  # names below this were asked for
-        self._count = 0  # how many at a time
+    __slots__ = ("_lead", "_position", "asked")
+
+    def __init__(self, *, proven: bool = False) -> None:
+        self._position: int | None = -1 if proven else None
+        self._lead = MOST if proven else 0
+        self.asked = 0  #: names below this were asked for
 
     def opened(self, position: int) -> range:
         """The file at `position` is opened: positions to open ahead now, maybe none."""
-        if self._position < 0 or abs(position - self._position) > NEAR:
+        if self._position is None or abs(position - self._position) > NEAR:
             self._position = position
-            self._asked = position + 1
-            self._count = 0
+            self.asked = position + 1
+            self._lead = 0
             return range(0)
         if position <= self._position:
             return range(0)
         self._position = position
-        if self._asked - position > max(1, self._count // 2):
+        return self.go_on()
+
+    def go_on(self) -> range:
+        """Positions to open ahead, maybe none, as after an open where the last one was."""
+        behind = 0 if self._position is None else self._position + 1
+        left = self.asked - behind
+        if self._lead and left > self._lead - max(1, self._lead // SHARE):
             return range(0)
-        self._count = min(max(FIRST, self._count * 2), MOST)
-        start = max(self._asked, position + 1)
-        self._asked = start + self._count
-        return range(start, self._asked)
+        self._lead = min(max(FIRST, self._lead * GROWTH), MOST)
+        start = max(self.asked, behind)
+        self.asked = min(behind + self._lead, start + AT_ONCE)
+        return range(start, self.asked)

@@ -47,13 +47,14 @@ class FakeOptions:
 
 @dataclass
 class FakeSession:
-    """As much of `dadafs.session.Session` as operations and remote files use. `leased`: the answers are."""
+    """As much of `dadafs.session.Session` as operations and remote files use. `leased`, `settled`: the answers are."""
 
     tree: Path
     freshness: float = 1.0
     leased: bool = True
     asked: Counter[str] = field(default_factory=Counter)
     paging: int = 3
+    settled: bool = True
 
     def __post_init__(self) -> None:
         self.options = FakeOptions(self.freshness)
@@ -61,6 +62,7 @@ class FakeSession:
         self.leases = LeaseClock(self.freshness)
         self.leases.connected_again(1)
         self.generation = 1
+        self.connected = True
         root = attr_of(os.fsencode(self.tree))
         self.welcome = Welcome(1, 1, 1 << 20, 1 << 16, root, "fake")
         self.held: dict[int, int] = {}
@@ -144,6 +146,20 @@ class FakeSession:
         handle = os.open(self._real(path), os.O_RDONLY)
         self.held[handle] = handle
         return self._answer(Opened(handle, attr, self.leased)), None
+
+    async def open_ahead(
+        self, directory: bytes, names: list[bytes], limit: int
+    ) -> list[tuple[bytes, Answer[Opened], bytes | None]]:
+        self.asked["open_ahead"] += 1
+        found = []
+        for name in names:
+            path = os.path.join(directory, name)
+            answer, _ = await self.open(path)
+            self.asked["open"] -= 1
+            content = os.pread(answer.value.handle, answer.value.attr.size, 0)
+            opened = Opened(answer.value.handle, answer.value.attr, self.leased, True, 0, self.settled)
+            found.append((path, self._answer(opened), content))
+        return found
 
     async def resolve(self, handle: int, path: bytes, *, deadline: float | None = None) -> Answer[Entry]:
         self.asked["resolve"] += 1

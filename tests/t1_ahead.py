@@ -1,0 +1,201 @@
+"""What is opened and listed before a program asks for it: when, and that nothing older than a push comes of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import trio
+import trio.testing
+
+from tests.t1_operations import ROOT, Bench, in_trio
+
+
+def directories(tree: Path, count: int) -> None:
+    for number in range(count):
+        (tree / f"d{number}").mkdir()
+        (tree / f"d{number}" / "file").write_bytes(b"content")
+        (tree / f"e{number}").write_bytes(b"a file between them")
+
+
+async def walked(bench: Bench, *names: str) -> None:
+    """Open these directories one after the other, with time between them."""
+    for name in names:
+        node_id = (await bench.lookup(name)).id
+        known = bench.operations.directories.opendir_known(node_id)
+        handle = await bench.operations.directories.opendir(node_id) if known is None else known
+        bench.operations.directories.releasedir(handle)
+        await trio.testing.wait_all_tasks_blocked()
+
+
+@in_trio
+async def test_a_walk_in_order_waits_for_no_listing(tmp_path: Path) -> None:
+    directories(tmp_path, 8)
+    bench = Bench(tmp_path)
+    await bench.listdir()
+    async with trio.open_nursery() as nursery:
+        bench.operations.directories.ahead.start(nursery)
+        await walked(bench, "d0")
+        assert bench.session.asked["list"] == 2, "one directory proves nothing"
+        await walked(bench, "d1")
+        assert bench.session.asked["list"] == 5
+        for number in range(2, 8):
+            node_id = (await bench.lookup(f"d{number}")).id
+            handle = bench.operations.directories.opendir_known(node_id)
+            assert handle is not None
+            bench.operations.directories.releasedir(handle)
+            await trio.testing.wait_all_tasks_blocked()
+        assert bench.session.asked["list"] == 9, "each once"
+
+
+@in_trio
+async def test_who_opens_directories_here_and_there_gets_none_ahead(tmp_path: Path) -> None:
+    directories(tmp_path, 8)
+    bench = Bench(tmp_path)
+    await bench.listdir()
+    async with trio.open_nursery() as nursery:
+        bench.operations.directories.ahead.start(nursery)
+        await walked(bench, "d3", "d6", "d1", "d4")
+    assert bench.session.asked["list"] == 5
+
+
+@in_trio
+async def test_what_was_listed_ahead_hears_of_changes_and_goes_with_its_directory(tmp_path: Path) -> None:
+    directories(tmp_path, 4)
+    bench = Bench(tmp_path)
+    await bench.listdir()
+    async with trio.open_nursery() as nursery:
+        bench.operations.directories.ahead.start(nursery)
+        await walked(bench, "d0", "d1")
+        (tmp_path / "d2" / "new").write_bytes(b"")
+        await trio.sleep(0.01)
+        bench.session.push("d2/new")
+        assert await bench.listdir((await bench.lookup("d2")).id) == [b"file", b"new"]
+    tree = bench.operations.tree
+    for name in (*(f"d{number}" for number in range(4)), *(f"e{number}" for number in range(4))):
+        told = bench.operations.lookup_known(ROOT, name.encode())
+        assert told is not None
+        tree.forget(told.id, 1000)
+    for path in ("d2/file", "d2/new"):
+        tree.forget((tmp_path / path).stat().st_ino, 1000)
+    assert bench.operations.statistics()["nodes"] == 1, "nothing is held that the kernel has forgotten"
+
+
+@in_trio
+async def test_a_directory_that_cannot_be_listed_ahead_is_listed_when_it_is_opened(tmp_path: Path) -> None:
+    directories(tmp_path, 4)
+    bench = Bench(tmp_path)
+    await bench.listdir()
+    (tmp_path / "d2" / "file").unlink()
+    (tmp_path / "d2").rmdir()
+    async with trio.open_nursery() as nursery:
+        bench.operations.directories.ahead.start(nursery)
+        await walked(bench, "d0", "d1")
+    (tmp_path / "d2").mkdir()
+    bench.session.push("d2")
+    assert await bench.listdir((await bench.lookup("d2")).id) == []
+
+
+def files(tree: Path, count: int) -> None:
+    for number in range(count):
+        (tree / f"f{number:02d}").write_bytes(b"content %d" % number)
+
+
+async def opened_ahead(bench: Bench, *names: str) -> None:
+    """These files have arrived and are not taken in."""
+    found = await bench.session.open_ahead(b"", [os.fsencode(name) for name in names], 1 << 20)
+    for path, answer, content in found:
+        bench.operations.small_files.arrived[path] = bench.operations.tree.root, answer, content
+
+
+@in_trio
+async def test_files_in_order_are_opened_ahead_and_taken_in(tmp_path: Path) -> None:
+    files(tmp_path, 60)
+    bench = Bench(tmp_path)
+    small = bench.operations.small_files
+    async with trio.open_nursery() as nursery:
+        small.start(nursery)
+        for number in range(3):
+            bench.operations.release((await bench.open((await bench.lookup(f"f{number:02d}")).id))[0])
+        await trio.testing.wait_all_tasks_blocked()
+        assert not small.arrived
+        opens = bench.session.asked["open"]
+        bench.operations.release((await bench.open((await bench.lookup("f03")).id))[0])
+        assert bench.session.asked["open"] == opens
+
+
+@in_trio
+async def test_what_has_arrived_is_taken_in_one_by_one(tmp_path: Path) -> None:
+    files(tmp_path, 4)
+    bench = Bench(tmp_path)
+    small = bench.operations.small_files
+    await opened_ahead(bench, "f01", "f02")
+    assert small.take_one()
+    assert list(small.arrived) == [b"f02"]
+    assert small.take_one()
+    assert not small.take_one()
+    before = bench.session.asked["open"]
+    for name in ("f01", "f02"):
+        bench.operations.release((await bench.open((await bench.lookup(name)).id))[0])
+    assert bench.session.asked["open"] == before
+
+
+@in_trio
+async def test_the_kernel_is_shown_a_directory_that_no_program_listed(tmp_path: Path) -> None:
+    files(tmp_path, 20)
+    for listed in (False, True):
+        bench = Bench(tmp_path)
+        if listed:
+            await bench.listdir()
+        async with trio.open_nursery() as nursery:
+            bench.operations.small_files.start(nursery)
+            for number in range(6):
+                bench.operations.release((await bench.open((await bench.lookup(f"f{number:02d}")).id))[0])
+                await trio.testing.wait_all_tasks_blocked()
+        assert bench.kernel.told.count(("list", b"")) == (0 if listed else 1)
+
+
+@in_trio
+async def test_a_file_that_has_arrived_is_opened_without_a_round_trip_and_with_its_content(tmp_path: Path) -> None:
+    files(tmp_path, 4)
+    bench = Bench(tmp_path)
+    await opened_ahead(bench, "f01", "f02")
+    before = bench.session.asked["open"]
+    handle, keep = await bench.open((await bench.lookup("f02")).id)
+    assert bench.session.asked["open"] == before
+    assert not keep
+    content = bench.operations.content_at_open(handle)
+    assert content is not None
+    assert bytes(content) == b"content 2"
+    assert bench.operations.counters.hit == 1
+    again, keep = await bench.open((await bench.lookup("f02")).id)
+    assert keep
+    assert bench.operations.content_at_open(again) is None, "a page of it may be locked"
+    assert list(bench.operations.small_files.arrived) == [b"f01"]
+
+
+@in_trio
+async def test_content_that_its_times_do_not_prove_is_not_given_with_the_open(tmp_path: Path) -> None:
+    files(tmp_path, 2)
+    bench = Bench(tmp_path, settled=False)
+    await opened_ahead(bench, "f01")
+    handle, _ = await bench.open((await bench.lookup("f01")).id)
+    assert bench.operations.content_at_open(handle) is None
+
+
+@in_trio
+async def test_what_has_arrived_is_dropped_where_a_push_is_newer(tmp_path: Path) -> None:
+    files(tmp_path, 6)
+    bench = Bench(tmp_path)
+    small = bench.operations.small_files
+    await opened_ahead(bench, "f01", "f02", "f03")
+    (tmp_path / "f02").write_bytes(b"another content")
+    bench.session.push("f02")
+    assert list(small.arrived) == [b"f01", b"f03"]
+    handle, _ = await bench.open((await bench.lookup("f02")).id)
+    assert await bench.operations.read(handle, 0, 100) == b"another content"
+    bench.session.push("", subtree=True)
+    assert not small.arrived
+    await opened_ahead(bench, "f04")
+    bench.session.lose("")
+    assert not small.arrived
