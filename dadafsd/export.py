@@ -18,6 +18,7 @@ from dadafs.wire.messages import Attr, Item, StatfsReply
 from dadafsd import device_ids, filesystem
 from dadafsd.confine import Closer, Descriptor, open_at_once, open_beneath
 from dadafsd.device_ids import device_id
+from dadafsd.long_writes import change_time
 
 #: All extended attributes of one object together, in bytes; more than this is not carried.
 XATTR_LIMIT = 256 * 1024
@@ -27,8 +28,9 @@ _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def attributes(found: os.stat_result) -> Attr:
     """The wire's form of a stat result; the device is a number that outlives a reboot."""
+    dev = device_id(found.st_dev)
     return Attr(
-        device_id(found.st_dev),
+        dev,
         found.st_ino,
         found.st_mode,
         found.st_nlink,
@@ -40,7 +42,7 @@ def attributes(found: os.stat_result) -> Attr:
         found.st_blksize,
         found.st_atime_ns,
         found.st_mtime_ns,
-        found.st_ctime_ns,
+        change_time(dev, found.st_ino, found.st_ctime_ns),
     )
 
 

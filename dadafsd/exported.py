@@ -144,7 +144,7 @@ def assemble(
         unsettled_seconds=UNSETTLED_SECONDS,
         spawn=spawn,
     )
-    leases = _leases(export, options, pool, files, counters)
+    leases = _leases(export, options, pool, files, counters, fragments)
     nursery.start_soon(leases.run)
     exported = Exported(export, options, pool, files, fragments, leases, clock, counters, store)
     exported.apply(options)
@@ -166,10 +166,18 @@ def _become(export: Export, options: ExportOptions) -> Callable[[], None] | None
     return become
 
 
-def _leases(export: Export, options: ExportOptions, pool: OriginPool, files: OpenFiles, counters: Counters) -> Leases:
+def _leases(
+    export: Export,
+    options: ExportOptions,
+    pool: OriginPool,
+    files: OpenFiles,
+    counters: Counters,
+    fragments: Fragments,
+) -> Leases:
     """inotify where the origin is local, unless the configuration says otherwise."""
     if options.watch == "poll" or (options.watch == "auto" and export.remote):
         return PollWatch(export, pool, counters, stats_per_second=options.stats_per_second)
     local = LocalWatch(export, pool, files, counters, limit=options.watches)
     files.on_open = local.opened
+    local.on_overtaken = fragments.forget
     return local

@@ -140,6 +140,7 @@ class Fragments:
 
         Raises `Failure` and other `OSError`.
         """
+        file.read_as = want.key.version
         found = self._hot(want)
         if found is not None:
             return found
@@ -275,6 +276,12 @@ class Fragments:
         """A file was opened: where its path is pinned, its fragments are from now on."""
         if self._store is not None and self._store.pinned:
             self._spawn(self._store.opened, self.export, path, identity)
+
+    def forget(self, identity: tuple[int, int]) -> None:
+        """Nothing that was read of this file so far may be kept."""
+        self.memory.discard_where(lambda key: key.export == self.export and key.version.identity == identity)
+        if self._store is not None:
+            self._spawn(self._store.forget, self.export, identity)
 
     def keep_small(self, key: FragmentKey, piece: Piece) -> None:
         """A small file was read whole when it was opened: the next reader finds it in memory."""

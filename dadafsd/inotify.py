@@ -47,12 +47,12 @@ class Watches:
         """
         return int(self._inotify.add_watch(f"/proc/self/fd/{held.fd}", _WANTED))
 
-    def add_links(self, held: Descriptor) -> int:
-        """Watch the link count (and mode, owner, times) of the file that `held` has open, beside what is watched of it.
+    def add_opened(self, held: Descriptor) -> int:
+        """Watch writes to the file that `held` has open, and its link count, beside what is watched of it.
 
         Waits for nothing. Raises `OSError`, as `add`.
         """
-        return int(self._inotify.add_watch(f"/proc/self/fd/{held.fd}", ATTRIB | _MASK_ADD))
+        return int(self._inotify.add_watch(f"/proc/self/fd/{held.fd}", ATTRIB | MODIFY | _MASK_ADD))
 
     def remove(self, number: int) -> None:
         """Watch no longer; no error where the watch is gone already."""

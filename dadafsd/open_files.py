@@ -26,7 +26,7 @@ RESERVE = 512
 class OpenFile:
     """One file of one export that at least one handle refers to."""
 
-    __slots__ = ("attr", "descriptor", "identity", "path", "scan", "users")
+    __slots__ = ("attr", "descriptor", "identity", "path", "read_as", "scan", "users")
 
     def __init__(self, path: bytes, attr: Attr) -> None:
         self.path = path
@@ -34,6 +34,7 @@ class OpenFile:
         self.identity = (attr.dev, attr.ino)
         self.descriptor: Descriptor | None = None
         self.scan: ScanTally | None = None  # what is counted for the scan that it belongs to
+        self.read_as: Version | None = None  # the state that somebody read last
         self.users = 0
 
     @property

@@ -281,6 +281,8 @@ class Service:
         elif 0 < attr.size <= limit:
             piece = fragments.memory.get(_first_fragment(exported, attr.version), trio.current_time())
         file = exported.files.attach(path, opened, attr)
+        if piece is not None:
+            file.read_as = attr.version
         file.scan = self.counters.scan(exported.name, path)
         handle = self.sessions.new_handle(session, file)
         fragments.opened(path, file.identity)
@@ -367,6 +369,7 @@ class Service:
             raise Failure(errno.ESTALE, Site.HANDLE_WRONG_VERSION)
         if request.count > MAX_BLOCKS or len(request.known) > MAX_BLOCKS:
             raise Failure(errno.EINVAL, Site.REQUEST_INVALID, "too many blocks")
+        file.read_as = request.version
         verify = bool(request.known) and not any(request.known)
         want = session.exported.fragments.wanted(
             request.version,

@@ -16,6 +16,7 @@ import trio
 
 from dadafs.checksum import damaged_blocks
 from dadafs.wire.messages import DEFAULT_FRAGMENT_SIZE
+from dadafsd import long_writes
 from dadafsd.counters import Counters
 from dadafsd.jobs import Job
 from dadafsd.origin_pool import OriginPool
@@ -41,6 +42,8 @@ RESIDENT_STEP = 64 * 1024
 #: A record that is kept open is copied into memory when it is used again after so many seconds: one reader who goes
 #: through it piece by piece has used it once.
 APART = 5.0
+#: How long what is to be forgotten waits for a store that still looks through its tiers, in seconds.
+SCAN_PATIENCE = 600.0
 #: Records waiting to be copied into memory at most.
 PROMOTIONS = 32
 
@@ -166,6 +169,16 @@ class StoreAccess:
         except OSError as error:
             log.debug("a damaged record could not be removed: %s", error)
 
+    async def forget(self, export: str, identity: tuple[int, int]) -> None:
+        """Nothing that is kept of this file may be."""
+        for key in [key for key in self._hot if key.export == export and key.version.identity == identity]:
+            del self._hot[key]
+        await self.wait_scanned(SCAN_PATIENCE)
+        try:
+            await self.call(self.store.evict, export, identity)
+        except OSError as error:
+            log.warning("export %s: what was read during a long write could not be dropped: %s", export, error)
+
     async def call(self, function: Callable[..., Result], *args: Any, deadline: float = 60.0) -> Result:
         """A call of the admin's into the store."""
         return await self._admin.run(function, *args, deadline=deadline)
@@ -288,7 +301,10 @@ def _copy(store: FragmentStore, key: FragmentKey, record: Record) -> bool:
     data = os.pread(record.fd, record.length, record.offset)
     if len(data) != record.length or damaged_blocks(data, record.checksums):
         return False
-    return store.promote(key, data, record.checksums)
+    copied = store.promote(key, data, record.checksums)
+    if long_writes.overtaken(key.version):
+        store.evict(key.export, key.version.identity)
+    return copied
 
 
 def _intact(record: Record) -> bool:

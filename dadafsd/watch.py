@@ -7,20 +7,21 @@ through a shared mapping raise no event at all; the files that nodes hold open a
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import trio
 
-from dadafs.wire.messages import Attr, Change, LeasesLost
-from dadafsd import inotify
+from dadafs.wire.messages import Attr, Change, LeasesLost, Version
+from dadafsd import inotify, long_writes
 from dadafsd.confine import Descriptor
 from dadafsd.counters import Counters
 from dadafsd.export import Export, fstat
+from dadafsd.file_watch import FileWatch
 from dadafsd.leases import ABSENT, Look, look_again
-from dadafsd.link_watch import LinkWatch
 from dadafsd.open_files import OpenFile, OpenFiles
 from dadafsd.origin_pool import OriginPool
 from dadafsd.policy import lease_book
@@ -37,8 +38,8 @@ LOOK_SECONDS = 0.75
 #: Open files looked at for writes through mappings: so many a tick, in seconds.
 MAPPED_TICK = 0.25
 MAPPED_BATCH = 500
-#: One file in so many watches may be watched for its link count only.
-LINKS_SHARE = 5
+#: One watch in so many may be on a file that was opened.
+OPENED_SHARE = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,9 @@ class LocalWatch:
         self._counters = counters
         self._watches = inotify.Watches()
         self._nodes: dict[int, list[Watched[Session]]] = {}
-        self._links = LinkWatch(self._watches, limit // LINKS_SHARE, self._nodes)
+        self._opened = FileWatch(self._watches, limit // OPENED_SHARE, self._nodes)
+        self._written: dict[tuple[int, int], tuple[OpenFile, Version]] = {}  # what had been read of files written since
+        self.on_overtaken: Callable[[tuple[int, int]], None] = _nobody
         self._placing = trio.Lock()
         self._strays: dict[int, int] | None = None  # events for watches that are just being placed
         self._looking = trio.Lock()
@@ -117,7 +120,7 @@ class LocalWatch:
 
     def status(self) -> dict[str, object]:
         """See `dadafsd.leases.Leases`."""
-        return {"method": "inotify", "watches": len(self.book), "limit": self.limit, "link_watches": len(self._links)}
+        return {"method": "inotify", "watches": len(self.book), "limit": self.limit, "files": len(self._opened)}
 
     # --- placing watches ------------------------------------------------------------------------------------
 
@@ -157,18 +160,12 @@ class LocalWatch:
         return True
 
     def _unwatch(self, number: int) -> None:
-        if number not in self._nodes and number not in self._links:
+        if number not in self._nodes and number not in self._opened:
             self._watches.remove(number)
 
     def opened(self, file: OpenFile) -> None:
-        """A node opened this file: from now on a link that is made to it elsewhere is seen."""
-        self._links.watch(file)
-
-    def _linked(self, path: bytes) -> None:
-        """The file at `path` may have another name now, and nodes must not rely on its directory to see all writes."""
-        parent = self.book.find(path.rpartition(b"/")[0])
-        if parent is not None:
-            self.book.changed(parent, path.rpartition(b"/")[2])
+        """A node opened this file: from now on it is watched itself."""
+        self._opened.watch(file)
 
     def _make_room(self, count: int) -> None:
         """Give the leases asked for longest ago back where more than `limit` objects would be watched."""
@@ -205,16 +202,16 @@ class LocalWatch:
             if mask & inotify.OVERFLOW:
                 self._overflow()
                 continue
-            name_of_file = self._links.event(number, mask)
-            if name_of_file is not None:
-                self._linked(name_of_file)
+            file = self._opened.event(number, mask)
+            if file is not None:
+                self._event_of_file(file, mask)
             if number in self._nodes:
                 for node in list(self._nodes[number]):
                     self._event(node, mask, name)
             elif self._strays is not None:
                 self._strays[number] = self._strays.get(number, 0) | mask
         self._remove_dropped()
-        if self.book.dirty:
+        if self.book.dirty or self._written:
             self._dirty.set()
 
     def _event(self, node: Watched[Session], mask: int, name: bytes) -> None:
@@ -226,6 +223,18 @@ class LocalWatch:
             self.book.changed(node, name)
         else:
             self.book.own(node)
+
+    def _event_of_file(self, file: OpenFile, mask: int) -> None:
+        if mask & inotify.ATTRIB:  # it may have another name now, under which writes are not seen
+            self._changed(file.path)
+        if mask & inotify.MODIFY and file.read_as is not None:
+            self._written[file.identity] = file, file.read_as
+
+    def _changed(self, path: bytes) -> None:
+        directory, _, name = path.rpartition(b"/")
+        parent = self.book.find(directory)
+        if parent is not None:
+            self.book.changed(parent, name)
 
     def _overflow(self) -> None:
         self._counters.events["watch_overflows"] += 1
@@ -258,9 +267,27 @@ class LocalWatch:
         """Look at everything that events named, and push what is found."""
         async with self._looking:
             self._dirty = trio.Event()
+            await self._look_at_written()
             dirty = self.book.take_dirty()
             for begin in range(0, len(dirty), BATCH):
                 await self._look_at(dict(dirty[begin : begin + BATCH]))
+
+    async def _look_at_written(self) -> None:
+        """Where a file is as it was when it was read, though a write ended after that, the write began before."""
+        written, self._written = list(self._written.values()), {}
+        if not written:
+            return
+        found: list[Attr | None] = [None] * len(written)
+        with contextlib.suppress(OSError):
+            found = await self._pool.run(
+                _attributes, self._export, [file for file, _ in written], deadline=LOOK_SECONDS
+            )
+        for (file, version), attr in zip(written, found, strict=True):
+            if attr is None or attr.version == version or long_writes.overtaken(version):
+                self._counters.events["long_writes"] += 1
+                long_writes.overtake(version)
+                self.on_overtaken(file.identity)
+                self._changed(file.path)
 
     async def _look_at(self, paths: dict[bytes, bool]) -> None:
         try:
@@ -283,7 +310,7 @@ class LocalWatch:
     async def keepalive(self, session: Session, sent_ns: int) -> None:
         """See `dadafsd.leases.Leases`."""
         self._read_events()
-        if self.book.dirty or self._looking.locked():
+        if self.book.dirty or self._written or self._looking.locked():
             await self._look()
         session.outbox.post(session.passed(sent_ns))
 
@@ -322,6 +349,24 @@ def _place_watches(export: Export, watches: inotify.Watches, paths: Iterable[byt
                 raise
             break
     return placed
+
+
+def _nobody(identity: tuple[int, int]) -> None:
+    """Nobody keeps anything."""
+
+
+def _attributes(export: Export, files: Sequence[OpenFile]) -> list[Attr | None]:
+    """What each file is like now, None where it cannot be found any more; blocking, for a thread."""
+    found: list[Attr | None] = []
+    for file in files:
+        held = file.descriptor
+        try:
+            attr = fstat(held) if held is not None else export.lstat(file.path)[0]
+        except OSError:
+            found.append(None)
+        else:
+            found.append(attr if (attr.dev, attr.ino) == file.identity else None)
+    return found
 
 
 def _fstat_all(held: Sequence[Descriptor]) -> list[Attr | None]:

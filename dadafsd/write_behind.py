@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import trio
 
+from dadafsd import long_writes
 from dadafsd.counters import Counters
 from dadafsd.policy.patience import Patience
 from dadafsd.store.record import FragmentKey
@@ -229,6 +230,9 @@ class WriteBehind:
         """Write one fragment; blocking. The event to be counted."""
         try:
             kept = self._store.insert(waiting.key, waiting.data, waiting.checksums, after_reads=waiting.after_reads)
+            if long_writes.overtaken(waiting.key.version):  # meanwhile, or before: nobody else drops it now
+                self._store.evict(waiting.key.export, waiting.key.version.identity)
+                kept = False
         except Exception:
             log.exception("a fragment could not be given to the store")
             return "store_errors"

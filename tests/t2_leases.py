@@ -241,7 +241,7 @@ def test_a_name_made_elsewhere_is_found_by_the_file_itself(head: HeadProcess, tr
     trio.run(main)
 
 
-def test_files_watched_for_links_are_bounded(tmp_path: Path, expected_log: ExpectedLog) -> None:
+def test_files_that_are_watched_themselves_are_bounded(tmp_path: Path, expected_log: ExpectedLog) -> None:
     tree = tmp_path / "tree"
     (tree / "elsewhere").mkdir(parents=True)
     for number in range(30):
@@ -258,7 +258,7 @@ def test_files_watched_for_links_are_bounded(tmp_path: Path, expected_log: Expec
                 await leased_stat(node, b"file%d" % number)
             with closing(client.Head(str(head.admin_socket))) as admin:
                 (export,) = admin.ask("status")["exports"]
-            assert export["leases"]["link_watches"] == 10
+            assert export["leases"]["files"] == 10
             os.link(tree / "file29", tree / "elsewhere/link")
             write(tree / "file0", "changed")
             assert (await news(node)).keys() == {b"file29", b"file0"}, "those opened last, and every other change"

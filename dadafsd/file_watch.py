@@ -1,8 +1,8 @@
-"""Files whose link count is watched: a name that they get in another directory raises no event in their own.
+"""Files that nodes opened are watched themselves, for what the watch of their directory does not tell.
 
-Whoever holds a lease on a file relies on its directory to see every write, which is true while it has one name. So
-files that nodes opened, whose contents they may keep, are watched themselves for that one thing. Directories are not
-enough for that, and a watch for everything would see each write twice.
+* A name that a file gets in another directory raises no event in its own. Whoever holds a lease on the file relies on
+  its directory to see every write, which is true while it has one name.
+* The end of a write tells whether something was read while it was under way (`long_writes.py`), whoever has a lease.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dadafsd import inotify
 from dadafsd.open_files import OpenFile
 
 
-class LinkWatch:
+class FileWatch:
     """At most `limit` files, those opened last; `others` has the numbers of watches that belong to somebody else."""
 
     def __init__(self, watches: inotify.Watches, limit: int, others: Container[int]) -> None:
@@ -22,7 +22,7 @@ class LinkWatch:
         self._limit = limit
         self._others = others
         self._numbers: OrderedDict[tuple[int, int], int] = OrderedDict()  # by identity, opened longest ago first
-        self._files: dict[int, tuple[tuple[int, int], bytes]] = {}  # identity and path, by number
+        self._files: dict[int, OpenFile] = {}  # by number; as they were opened last, perhaps closed since
 
     def __len__(self) -> int:
         return len(self._files)
@@ -37,7 +37,7 @@ class LinkWatch:
             if file.descriptor is None:
                 return
             try:
-                number = self._watches.add_links(file.descriptor)
+                number = self._watches.add_opened(file.descriptor)
             except OSError:
                 return
             self._numbers[file.identity] = number
@@ -45,22 +45,20 @@ class LinkWatch:
                 self._drop_oldest()
         else:
             self._numbers.move_to_end(file.identity)
-        self._files[number] = file.identity, file.path
+            file.read_as = file.read_as or self._files[number].read_as
+        self._files[number] = file
 
     def _drop_oldest(self) -> None:
         _, number = self._numbers.popitem(last=False)
         if self._files.pop(number, None) is not None and number not in self._others:
             self._watches.remove(number)
 
-    def event(self, number: int, mask: int) -> bytes | None:
-        """The path of the file that may have another name now; None where this event says nothing like that."""
-        found = self._files.get(number)
-        if found is None:
-            return None
-        identity, path = found
-        if mask & inotify.IGNORED:
+    def event(self, number: int, mask: int) -> OpenFile | None:
+        """The file that an event is about; None where it is not one of these, or is gone."""
+        file = self._files.get(number)
+        if file is not None and mask & inotify.IGNORED:
             del self._files[number]
-            if self._numbers.get(identity) == number:
-                del self._numbers[identity]
+            if self._numbers.get(file.identity) == number:
+                del self._numbers[file.identity]
             return None
-        return path if mask & inotify.ATTRIB else None
+        return file
