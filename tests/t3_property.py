@@ -9,11 +9,13 @@ the same.
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import shutil
 import stat
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from tests.harness.processes import mounted_tree
 #: How long the mount may take to show a change: freshness, and what a noisy machine needs to be scheduled.
 AGREE_WITHIN = 60.0
 PAGE = 4096
+HOW = ["append", "replace", "write"]
 NAMES = ["a", "b", "c.h5", "d"]
 SIZES = st.sampled_from([0, 1, 100, 4095, 4096, 4097, 65536, 65537, 300_000, 1_048_576, 1_048_577, 2_500_000])
 
@@ -44,7 +47,13 @@ def _look(path: Path) -> tuple[Any, ...]:
     """What a program can see of `path` without reading contents, comparable between tree and mount."""
     try:
         found = path.lstat()
-        seen = (stat.S_IFMT(found.st_mode), stat.S_IMODE(found.st_mode), found.st_nlink, found.st_mtime_ns)
+        seen = (
+            stat.S_IFMT(found.st_mode),
+            stat.S_IMODE(found.st_mode),
+            found.st_nlink,
+            found.st_mtime_ns,
+            _attributes(path),
+        )
         if stat.S_ISLNK(found.st_mode):
             return (*seen, os.readlink(path))
         if stat.S_ISDIR(found.st_mode):
@@ -52,6 +61,16 @@ def _look(path: Path) -> tuple[Any, ...]:
         return (*seen, found.st_size)
     except OSError as exc:
         return ("error", exc.errno)
+
+
+def _attributes(path: Path) -> tuple[tuple[str, bytes], ...]:
+    """The extended attributes of the tree; those that explain a file exist in the mount only."""
+    names = sorted(
+        name
+        for name in os.listxattr(path, follow_symlinks=False)
+        if name.startswith("user.") and not name.startswith("user.dadafs.")
+    )
+    return tuple((name, os.getxattr(path, name, follow_symlinks=False)) for name in names)
 
 
 def _size(path: Path) -> int:
@@ -176,11 +195,47 @@ class Tree(RuleBasedStateMachine):
             if not path.is_symlink():
                 path.chmod(mode | (0o700 if path.is_dir() else 0))
 
+    @rule(where=where, name=name, value=st.sampled_from([b"", b"bone", b"x" * 300]))
+    def set_attribute(self, where: str, name: str, value: bytes) -> None:
+        path = self._path(where, name)
+        with contextlib.suppress(OSError):
+            if value:
+                os.setxattr(path, b"user.sample", value, follow_symlinks=False)
+            else:
+                os.removexattr(path, b"user.sample", follow_symlinks=False)
+
     @rule(name=st.sampled_from(["sub", "sub2"]))
     def rename_directory(self, name: str) -> None:
         other = "sub2" if name == "sub" else "sub"
         with contextlib.suppress(OSError):
             (self.tree / name).rename(self.tree / other)
+
+    # --- both at once
+
+    @rule(where=where, name=name, sizes=st.lists(SIZES, min_size=2, max_size=6), how=st.sampled_from(HOW))
+    def read_while_it_is_written(self, where: str, name: str, sizes: list[int], how: str) -> None:
+        """A writer goes on while a program opens, reads and maps: all that it sees must have been there."""
+        path = self._path(where, name)
+        inside = self.mnt / path.relative_to(self.tree)
+        writer = threading.Thread(target=self._write_all, args=(path, sizes, how))
+        seen = []
+        writer.start()
+        while writer.is_alive():
+            seen.append(_read(inside))
+        writer.join()
+        self.remember_states()
+        for one in seen:
+            wrong = self._never_had(path, one)
+            assert not wrong, f"read {inside} while {how}: {wrong}"
+        self._agree(f"read {inside}", lambda: _read(inside), lambda: _read(path), path)
+        self._agree(f"lstat {inside}", lambda: _look(inside), lambda: _look(path))
+
+    def _write_all(self, path: Path, sizes: list[int], how: str) -> None:
+        write = {"append": self.append, "replace": self.replace_by_rename, "write": self.write}[how]
+        where = str(path.parent.relative_to(self.tree)).removeprefix(".")
+        for size in sizes:
+            write(where, path.name, size)
+            self.history.setdefault(path, []).append(_read(path))
 
     # --- the reader
 
@@ -222,6 +277,18 @@ class Tree(RuleBasedStateMachine):
             if time.monotonic() > end:
                 raise AssertionError(f"{what}: the mount shows {_short(seen)}, the tree has {_short(truth)}")
             time.sleep(0.02)
+
+    @rule(where=where, name=name)
+    def attributes_that_were_there(self, where: str, name: str) -> None:
+        """Before `freshness` is over, too: no size that the path never grew to, no error that it never gave."""
+        path = self._path(where, name)
+        seen = _size(self.mnt / path.relative_to(self.tree))
+        states = self.history.get(path, [])
+        errors = {-errno.ENOENT} | {-state[1] for state in states if state[0] == "error"}
+        sizes = [len(state[1]) for state in states if state[0] == "bytes"]
+        assert seen in errors or 0 <= seen <= max(sizes, default=-1) or -errno.EISDIR in errors, (
+            f"{path} never had the size {seen}: {sizes}, {errors}"
+        )
 
     @rule(where=where, name=name)
     def same_attributes(self, where: str, name: str) -> None:
