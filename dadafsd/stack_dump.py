@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import faulthandler
+import os
+import select
 import signal
 import sys
 import threading
@@ -12,15 +14,39 @@ from contextlib import contextmanager
 
 import trio
 
+#: Pieces of a stack that follow each other within this many seconds belong to one signal.
+TOGETHER = 0.05
+MOST = 64 * 1024
+
 
 @contextmanager
 def on_usr1() -> Iterator[None]:
-    """While this runs, SIGUSR1 dumps the stacks of all threads at once, and then goes where it went before."""
-    faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
+    """While this runs, SIGUSR1 dumps the stacks of all threads at once, and then goes where it went before.
+
+    A signal handler can follow the frames of the thread that it interrupts. Those of others change while it looks, and
+    following them ended the process now and then. So it writes its own into a pipe, and a thread that reads the pipe
+    adds the others as an ordinary thread may.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)  # a signal handler must not wait
+    threading.Thread(target=_add_others, args=(reading,), name="stack dump", daemon=True).start()
+    faulthandler.register(signal.SIGUSR1, file=writing, all_threads=False, chain=True)
     try:
         yield
     finally:
         faulthandler.unregister(signal.SIGUSR1)
+        os.close(writing)
+
+
+def _add_others(pipe: int) -> None:
+    """A thread: print each stack that arrives, and those of all threads; until the other end is closed."""
+    while found := os.read(pipe, select.PIPE_BUF):
+        while len(found) < MOST and select.select([pipe], [], [], TOGETHER)[0]:
+            if not (more := os.read(pipe, select.PIPE_BUF)):
+                break
+            found += more
+        print(found.decode(errors="replace"), dump_threads(), sep="\n", file=sys.stderr, flush=True)
+    os.close(pipe)
 
 
 def dump_tasks() -> str:

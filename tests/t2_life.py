@@ -14,7 +14,7 @@ from dadafs.wire.auth import ClientAuth, Refusal
 from dadafs.wire.keys import load_key_file
 from dadafs.wire.messages import Goodbye, Read
 from tests.checklogs import ExpectedLog
-from tests.harness.node import connected
+from tests.harness.node import Node, connected
 from tests.harness.processes import HeadProcess, wait_until
 
 MIB = 1 << 20
@@ -95,8 +95,33 @@ def test_sigusr1_shows_all_stacks(tmp_path: Path, tree: Path, expected_log: Expe
     head = HeadProcess(tmp_path / "head", {"data": tree})
 
     head.process.send_signal(signal.SIGUSR1)  # at once after `ready`
-    wait_until(lambda: "Current thread" in head.text() and "task " in head.text(), "threads and tasks are shown")
-    assert "most recent call first" in head.text()
+    shown = ("Stack (most recent call first)", "thread MainThread", "thread the cache directory (writes)-0", "task ")
+    wait_until(lambda: all(text in head.text() for text in shown), "threads and tasks are shown")
+    assert head.stop() == 0
+    expected_log.add("Traceback|most recent call first")
+    head.check_log(expected_log)
+
+
+def test_sigusr1_is_harmless_while_threads_are_at_work(tmp_path: Path, tree: Path, expected_log: ExpectedLog) -> None:
+    """Following the frames of threads that run on meanwhile ended the process now and then."""
+    for number in range(2000):
+        (tree / f"empty{number}").touch()
+    head = HeadProcess(tmp_path / "head", {"data": tree})
+
+    async def list_all(node: Node) -> None:
+        while True:
+            await node.list_all(b"")
+
+    async def main() -> None:
+        async with connected(head.port) as node, trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(list_all, node)
+            for _ in range(500):
+                head.process.send_signal(signal.SIGUSR1)
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
     assert head.stop() == 0
     expected_log.add("Traceback|most recent call first")
     head.check_log(expected_log)
