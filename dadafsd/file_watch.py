@@ -45,7 +45,9 @@ class FileWatch:
                 self._drop_oldest()
         else:
             self._numbers.move_to_end(file.identity)
-            file.read_as = file.read_as or self._files[number].read_as
+            earlier = self._files[number].read_as
+            if earlier is not None:
+                file.note_read(earlier)
         self._files[number] = file
 
     def _drop_oldest(self) -> None:

@@ -140,7 +140,7 @@ class Fragments:
 
         Raises `Failure` and other `OSError`.
         """
-        file.read_as = want.key.version
+        file.note_read(want.key.version)
         found = self._hot(want)
         if found is not None:
             return found

@@ -34,8 +34,13 @@ class OpenFile:
         self.identity = (attr.dev, attr.ino)
         self.descriptor: Descriptor | None = None
         self.scan: ScanTally | None = None  # what is counted for the scan that it belongs to
-        self.read_as: Version | None = None  # the state that somebody read last
+        self.read_as: Version | None = None  # the newest state that somebody read
         self.users = 0
+
+    def note_read(self, version: Version) -> None:
+        """Somebody reads this state, or tries to; one that is behind the others does not count."""
+        if self.read_as is None or version.ctime_ns >= self.read_as.ctime_ns:
+            self.read_as = version
 
     @property
     def version(self) -> Version:

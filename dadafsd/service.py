@@ -282,7 +282,7 @@ class Service:
             piece = fragments.memory.get(_first_fragment(exported, attr.version), trio.current_time())
         file = exported.files.attach(path, opened, attr)
         if piece is not None:
-            file.read_as = attr.version
+            file.note_read(attr.version)
         file.scan = self.counters.scan(exported.name, path)
         handle = self.sessions.new_handle(session, file)
         fragments.opened(path, file.identity)
@@ -369,7 +369,7 @@ class Service:
             raise Failure(errno.ESTALE, Site.HANDLE_WRONG_VERSION)
         if request.count > MAX_BLOCKS or len(request.known) > MAX_BLOCKS:
             raise Failure(errno.EINVAL, Site.REQUEST_INVALID, "too many blocks")
-        file.read_as = request.version
+        file.note_read(request.version)
         verify = bool(request.known) and not any(request.known)
         want = session.exported.fragments.wanted(
             request.version,

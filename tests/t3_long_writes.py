@@ -16,8 +16,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from dadafs.ctl import client
-from dadafs.wire.messages import Version
+from dadafs.wire.messages import Attr, Version
 from dadafsd import long_writes
+from dadafsd.open_files import OpenFile
 from tests.checklogs import ExpectedLog
 from tests.conftest import Mounted
 from tests.harness.processes import HeadProcess, MountProcess, mounted_tree, wait_until
@@ -112,6 +113,17 @@ def test_a_state_that_was_overtaken_has_a_change_time_of_its_own() -> None:
     assert long_writes.change_time(1, 2, 7_000) == 7_000, "written since"
     assert not long_writes.overtaken(Version(1, 2, 100, 7_000, 7_000))
     assert long_writes.change_time(1, 3, 6_000) == 6_000
+
+
+def test_a_reader_that_is_behind_hides_nobody() -> None:
+    attr = Attr(1, 2, 0o100644, 1, 0, 0, 0, 100, 8, 4096, 0, 5_000, 6_000)
+    file = OpenFile(b"file", attr)
+    assert file.read_as is None
+    file.note_read(attr.version)
+    file.note_read(Version(1, 2, 100, 4_000, 4_000))
+    assert file.read_as == attr.version
+    file.note_read(Version(1, 2, 100, 7_000, 7_000))
+    assert file.read_as == Version(1, 2, 100, 7_000, 7_000)
 
 
 def test_what_is_remembered_is_bounded() -> None:
