@@ -4,10 +4,8 @@ A buffer is handed to the kernel as a view of it, so its memory may be used agai
 CPython counts that for us: every view holds one reference to its buffer. A buffer that comes back while
 somebody still looks at it waits in *limbo*, counted, until nobody does.
 
-The arena is one mapping with huge pages, where the system allows them: reading 1 MiB from the wire, its
-checksum and handing it to the kernel then take a third less time than with pages of 4 KiB (docs/decisions-node.md).
-It is twice as large as the budget of the memory that is in use, so that fragmentation hardly ever matters; what was
-never used, or was given back, takes no memory.
+The arena is one mapping, twice as large as the budget of the memory that is in use, so that fragmentation hardly ever
+matters; what was never used, or was given back, takes no memory. It asks for no huge pages (docs/decisions-node.md).
 """
 
 from __future__ import annotations
@@ -24,7 +22,6 @@ from dadafs.policy.runs import FreeRuns
 MAPPED_FROM = 32 * 1024
 #: Buffers of the arena are multiples of this.
 UNIT = 16 * 1024
-HUGE_PAGE = 2 * 1024 * 1024
 #: The arena's size, in budgets.
 ROOM = 2
 _PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -71,12 +68,8 @@ class _Arena:
         count = -(-size // UNIT)
         self.free = FreeRuns(count)
         self.backed = bytearray(count)
-        self._memory = mmap.mmap(-1, count * UNIT + HUGE_PAGE, flags=_RESERVED)
-        address = ctypes.addressof(ctypes.c_ubyte.from_buffer(self._memory))
-        self._first = -address % HUGE_PAGE  # so that huge pages begin with units
-        self._base = address + self._first
-        with suppress(OSError):
-            self._memory.madvise(mmap.MADV_HUGEPAGE)
+        self._memory = mmap.mmap(-1, max(count, 1) * UNIT, flags=_RESERVED)
+        self._base = ctypes.addressof(ctypes.c_ubyte.from_buffer(self._memory))
 
     def backed_units(self, start: int, units: int) -> int:
         """How many of these units have pages."""
@@ -85,17 +78,17 @@ class _Arena:
     def back(self, start: int, units: int) -> None:
         """Have pages for all of these units."""
         with suppress(OSError):  # an older kernel: they come when they are touched
-            self._memory.madvise(_POPULATE_WRITE, self._first + start * UNIT, units * UNIT)
+            self._memory.madvise(_POPULATE_WRITE, start * UNIT, units * UNIT)
         self.backed[start : start + units] = b"\1" * units
 
     def give_up(self, start: int, units: int) -> None:
         """Return the pages of these units to the system."""
-        self._memory.madvise(mmap.MADV_DONTNEED, self._first + start * UNIT, units * UNIT)
+        self._memory.madvise(mmap.MADV_DONTNEED, start * UNIT, units * UNIT)
         self.backed[start : start + units] = bytes(units)
 
     def buffer(self, start: int, units: int) -> Buffer:
         """A buffer over these units."""
-        return (ctypes.c_ubyte * (units * UNIT)).from_buffer(self._memory, self._first + start * UNIT)
+        return (ctypes.c_ubyte * (units * UNIT)).from_buffer(self._memory, start * UNIT)
 
     def start_of(self, buffer: ctypes.Array[ctypes.c_ubyte]) -> int:
         """The first unit under `buffer`."""

@@ -80,7 +80,8 @@ class Fetcher:
             whole = reply is not None and reply.sent == (1 << extent.count) - 1
             filled(self._take(file, extent, reply, known, asked_at) if whole and reply is not None else None)
 
-        request = Read(handle, extent.file.version, extent.fragment, extent.first, extent.count)
+        ahead = extent.prefetched and extent.unread
+        request = Read(handle, extent.file.version, extent.fragment, extent.first, extent.count, prefetch=ahead)
         return self._session.read_now(request, extent.view(), generation, answered)
 
     def _take(self, file: RemoteFile, extent: Extent, reply: Blocks, known: Known, asked_at: float) -> bool | None:

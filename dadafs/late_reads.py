@@ -22,18 +22,20 @@ log = logging.getLogger(__name__)
 MOST = 256
 #: A read that was not answered within this time is given to a task, which has the deadline of any other, in seconds.
 PATIENCE = 1.0
+#: The same for a prefetch, which nobody waits for: a slow network needs long for a window of megabytes.
+PREFETCH_PATIENCE = 10.0
 TICK = 0.25
 
 
 class _Late:
     """One fetch under way."""
 
-    __slots__ = ("begun", "flight", "give_up", "over")
+    __slots__ = ("flight", "give_up", "over", "until")
 
-    def __init__(self, flight: Flight, over: Callable[[bool | None], None], begun: float) -> None:
+    def __init__(self, flight: Flight, over: Callable[[bool | None], None], until: float) -> None:
         self.flight = flight
         self.over = over
-        self.begun = begun
+        self.until = until
         self.give_up: Callable[[], bool] | None = None
 
 
@@ -42,7 +44,7 @@ class LateReads:
 
     def __init__(self, fetcher: Fetcher) -> None:
         self._fetcher = fetcher
-        self._pending: dict[_Late, None] = {}  # the oldest first
+        self._pending: dict[_Late, None] = {}
         self._running = False
 
     @property
@@ -50,13 +52,15 @@ class LateReads:
         """Whether no more can be begun."""
         return not self._running or len(self._pending) >= MOST
 
-    def begin(self, file: RemoteFile, flight: Flight, over: Callable[[bool | None], None]) -> bool:
+    def begin(
+        self, file: RemoteFile, flight: Flight, over: Callable[[bool | None], None], patience: float = PATIENCE
+    ) -> bool:
         """Ask for the flight's extent; False where that cannot be done at once.
 
         `over` is called once, later: with whether the extent is kept, `flight.view` its verified data, or with None
-        where it was not filled.
+        where it was not filled, within `patience` seconds.
         """
-        late = _Late(flight, over, trio.current_time())
+        late = _Late(flight, over, trio.current_time() + patience)
         flight.view = flight.extent.view()
         late.give_up = self._fetcher.fill_now(file, flight.extent, lambda kept: self._filled(late, kept))
         if late.give_up is None:
@@ -80,14 +84,12 @@ class LateReads:
         try:
             while True:
                 await trio.sleep(TICK)
-                self._give_up(trio.current_time() - PATIENCE)
+                self._give_up(trio.current_time())
         finally:
             self._running = False
             self._give_up(float("inf"))
 
-    def _give_up(self, begun_before: float) -> None:
+    def _give_up(self, now: float) -> None:
         for late in list(self._pending):
-            if late.begun > begun_before:
-                return
-            if late.give_up is not None and late.give_up():
+            if late.until <= now and late.give_up is not None and late.give_up():
                 self._filled(late, None)

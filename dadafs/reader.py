@@ -27,6 +27,7 @@ from dadafs.cached_file import CachedFile, Extent
 from dadafs.counters import Counters
 from dadafs.fetch import Fetcher, VersionChanged
 from dadafs.flight import Flight, in_flight, landed, missing, taken_off
+from dadafs.late_reads import PREFETCH_PATIENCE as LATE_PATIENCE
 from dadafs.late_reads import LateReads
 from dadafs.policy.prefetch import LONGEST_WINDOW, Advice, Streams, likes_both_ends
 from dadafs.ram_cache import PREFETCH_SHARE, RamCache
@@ -445,7 +446,29 @@ class Reader:
                         return
                     flight = self._take_off(cached, extent, prefetch=True)
                     self._counters.prefetched += 1
-                    self._nursery.start_soon(self._fly, file, flight, self._session.deadline())
+                    self._fly_ahead(file, flight)
+
+    def _fly_ahead(self, file: RemoteFile, flight: Flight) -> None:
+        """Begin a prefetch: without a task, where nothing is in the way and nothing goes wrong.
+
+        A reader may come to wait for it, so that both ways together have the time of one.
+        """
+        deadline = self._session.deadline()
+        patience = min(LATE_PATIENCE, (deadline - trio.current_time()) / 2)
+
+        def over(kept: bool | None) -> None:
+            if kept is None:
+                by_task()
+            else:
+                flight.kept = kept
+                landed(flight.extent.file, flight)
+
+        def by_task() -> None:
+            assert self._nursery is not None
+            self._nursery.start_soon(self._fly, file, flight, deadline)
+
+        if self._late.full or not self._late.begin(file, flight, over, patience):
+            by_task()
 
 
 class _Abandoned(Exception):

@@ -251,3 +251,39 @@ def test_when_the_mount_ends_every_read_is_answered() -> None:
 
     run(main)
     assert lates[0].answers == [None]
+
+
+FAULTS = [reset, reset_in_payload, wrong_byte, fewer_checksums, failing(errno.ESTALE)]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_prefetch_that_goes_wrong_is_made_again_by_a_task(fault: Misbehaviour, expected_log: ExpectedLog) -> None:
+    """The reader that waits for it gets the right bytes, and nothing stays reserved."""
+    if fault in (wrong_byte, fewer_checksums):
+        expected_log.add("damaged data")
+
+    async def test(head: ScriptedHead, node: ScriptedNode, file: RemoteFile, streams: Streams) -> None:
+        for start in (0, MIB // 2):  # a stream is proven: what follows is prefetched
+            await node.reader.read(file, streams, start, MIB // 2)
+        await until(lambda: not leftover(node), "what was asked for is there")
+        before = node.counters.prefetched
+        head.misbehave(Read, *[fault] * 2)
+        data = [await node.reader.read(file, streams, start, MIB) for start in range(MIB, 6 * MIB, MIB)]
+        assert b"".join(data) == BIG[MIB : 6 * MIB]
+        assert node.counters.prefetched > before
+        data.clear()
+        await until(lambda: not leftover(node), "nothing stays reserved")
+
+    with_file(test)
+
+
+def test_a_prefetch_says_on_the_wire_that_nobody_waits_for_it() -> None:
+    async def test(head: ScriptedHead, node: ScriptedNode, file: RemoteFile, streams: Streams) -> None:
+        for start in range(0, 3 * MIB, MIB // 2):
+            await node.reader.read(file, streams, start, MIB // 2)
+        await until(lambda: not leftover(node), "all is there")
+        ahead = [read for read in head.reads() if read.prefetch]
+        assert {read.fragment for read in ahead} >= {3, 4}
+        assert all(not read.prefetch for read in head.reads() if read.fragment == 0)
+
+    with_file(test)
