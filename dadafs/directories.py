@@ -167,47 +167,51 @@ class Directories:
 
     def _emit_listed(self, opened: DirectoryHandle, start: int, emit: Emit, pack: Pack | None) -> bool:
         now = self.session.now()
-        listing, patched = opened.listing, opened.patched
-        long = self._timeout(self.beliefs.until(listing.asked_at, listing.generation, listing.leased, now), now)
-        short = self._timeout(self.beliefs.until(listing.asked_at, listing.generation, False, now), now)
+        listing = opened.listing
+        lasting = self._timeout(self.beliefs.until(listing.asked_at, listing.generation, listing.leased, now), now)
+        passing = self._timeout(self.beliefs.until(listing.asked_at, listing.generation, False, now), now)
         first = 2
         for page in listing.pages:
             index = max(0, start - first)
-            chunks = [] if pack is None else list(_chunks(page, patched, index))[::-1]
+            chunks = [] if pack is None else list(_chunks(page, opened.patched, index))[::-1]
             while index < page.count:
                 if pack is not None and chunks and index == chunks[-1].start:
-                    index += self._pack(opened.directory, page, chunks.pop(), first, pack, long, short)
+                    index += self._pack(opened.directory, page, chunks.pop(), first, pack, lasting, passing)
                     if index == page.count or (chunks and index == chunks[-1].start):
                         continue
-                name = page.name(index)
-                index += 1
-                if name in patched:
-                    belief = patched[name]
-                    if belief.attr is not None and not self._emit_one(
-                        opened.directory, name, belief, first + index, emit
-                    ):
-                        return False
-                    continue
-                fields = page.fields(index - 1)
-                timeout = short if stat.S_ISDIR(fields[2]) or fields[3] > 1 else long
-                node_id = self.tree.id_of(fields[0], fields[1])
-                node = self.tree.find(node_id)
-                if node is not None:
-                    fields, timeout = self._tellable(node, fields, timeout)
-                if not emit(name, Told(node_id, fields, timeout), first + index):
+                if not self._emit_at(opened, page, index, first + index + 1, emit, lasting, passing):
                     return False
-                self.tree.listed(opened.directory, page, index - 1, node_id)
+                index += 1
             first += page.count
         return True
 
+    def _emit_at(
+        self, opened: DirectoryHandle, page: Page, index: int, cookie: int, emit: Emit, lasting: float, passing: float
+    ) -> bool:
+        """Emit one name of a page, as it is now; whether there was room."""
+        name = page.name(index)
+        if name in opened.patched:
+            belief = opened.patched[name]
+            return belief.attr is None or self._emit_one(opened.directory, name, belief, cookie, emit)
+        fields = page.fields(index)
+        timeout = passing if stat.S_ISDIR(fields[2]) or fields[3] > 1 else lasting
+        node_id = self.tree.id_of(fields[0], fields[1])
+        node = self.tree.find(node_id)
+        if node is not None:
+            fields, timeout = self._tellable(node, fields, timeout)
+        if not emit(name, Told(node_id, fields, timeout), cookie):
+            return False
+        self.tree.listed(opened.directory, page, index, node_id)
+        return True
+
     def _pack(
-        self, directory: Directory, page: Page, chunk: range, first: int, pack: Pack, long: float, short: float
+        self, directory: Directory, page: Page, chunk: range, first: int, pack: Pack, lasting: float, passing: float
     ) -> int:
         """Emit the names `chunk` of a page at once, where the kernel knows none of them; how many went in."""
         ids = self.tree.new_to_kernel(page, chunk.start, chunk.stop)
         if ids is None:
             return 0
-        count = pack(page, chunk.start, chunk.stop, first + chunk.start + 1, long, short)
+        count = pack(page, chunk.start, chunk.stop, first + chunk.start + 1, lasting, passing)
         self.tree.all_listed(directory, page, chunk.start, ids[:count])
         return count
 
