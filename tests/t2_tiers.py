@@ -150,6 +150,23 @@ def test_an_export_has_fragments_of_the_size_that_it_says(tmp_path: Path, expect
     head.check_log(expected_log)
 
 
+def test_a_node_is_told_which_files_only_grow(tmp_path: Path, expected_log: ExpectedLog) -> None:
+    (tmp_path / "tree").mkdir()
+    config = tmp_path / "grows.toml"
+    config.write_text(f'[[export]]\nname = "grows"\ndirectory = "{tmp_path / "tree"}"\nappend = ["*.log", "raw/*"]\n')
+    head = HeadProcess(tmp_path / "grows", {}, options=("--config", str(config)))
+
+    async def main() -> None:
+        async with connected(head.port, export="grows") as node:
+            assert node.welcome.append_patterns == ["*.log", "raw/*"]
+
+    try:
+        trio.run(main)
+    finally:
+        head.stop()
+    head.check_log(expected_log)
+
+
 def test_admission_goes_by_path_and_number_of_reads(head: HeadProcess, admin: Socket) -> None:
     for _ in range(3):
         assert fetch(head, "disk", b"never.log") == "origin"
