@@ -110,7 +110,8 @@ def run(
         times=True,
     )
     faulthandler.enable()  # SIGABRT is what systemd's watchdog sends
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    # Of this thread only, which has the loop: following the frames of threads that run on can end the process.
+    faulthandler.register(signal.SIGUSR1, all_threads=False)
     try:
         trio.run(MountProcess(options, recent, ready, lifeline or Lifeline(), replacing).run)
     except BaseExceptionGroup as group:

@@ -275,6 +275,16 @@ def test_sigusr1_dumps_all_stacks(head: HeadProcess, mnt: Path, tmp_path: Path) 
     mount.unmount()
 
 
+def test_sigusr1_is_harmless_while_threads_are_at_work(head: HeadProcess, mnt: Path, tmp_path: Path) -> None:
+    """Following the frames of threads that run on meanwhile ended the head now and then, and may end a mount."""
+    mount = MountProcess(mnt, head.address, "data", tmp_path / "mount.log")
+    for _ in range(500):
+        os.kill(mount.pid, signal.SIGUSR1)
+        os.statvfs(mnt)
+    assert (mnt / "file").read_bytes() == b"content"
+    mount.unmount()
+
+
 def test_kernel_settings_are_reported(mounted: Mounted) -> None:
     kernel = json.loads((mounted.mnt / ".dadafs" / "stats.json").read_text())["kernel"]
     device = mounted.mnt.stat().st_dev
