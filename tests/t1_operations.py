@@ -192,6 +192,24 @@ async def test_a_leased_file_is_looked_up_opened_and_closed_without_a_round_trip
 
 
 @in_trio
+async def test_pages_that_may_be_of_an_earlier_state_are_not_kept(tmp_path: Path) -> None:
+    """Read while the file's times could not prove its state: the next open drops them, once it can be proved, too."""
+    (tmp_path / "a").write_bytes(b"content")
+    bench = Bench(tmp_path)
+    node = (await bench.lookup("a")).id
+    handle, _ = await bench.open(node)
+    file = bench.operations._handles[handle].file
+    kept = []
+    for settled in (True, False, False, True, True):
+        file.settled = settled
+        second, keep = await bench.open(node)
+        assert bench.operations._handles[second].file is file
+        kept.append(keep)
+        bench.operations.release(second)
+    assert kept == [True, False, False, False, True]
+
+
+@in_trio
 async def test_a_leased_absence_needs_no_round_trip_either(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     assert (await bench.lookup("none")).id == 0
@@ -288,6 +306,7 @@ async def test_a_change_in_place_drops_the_pages_and_is_reread(tmp_path: Path) -
     bench.kernel.told.clear()
     second, keep = await bench.open(node)
     assert bench.kernel.told == [("pages now", node)]
+    assert keep is False
     bench.operations.release(handle)
     bench.operations.release(second)
     _, keep = await bench.open(node)
