@@ -6,11 +6,17 @@ import os
 from pathlib import Path
 
 import pytest
+import trio
 
 from dadafs.wire.messages import Attr
 from dadafsd.export import Export
 from dadafsd.origin_read import Piece, read_piece
 from dadafsd.policy.settle import LocalClock
+from tests.checklogs import ExpectedLog
+from tests.harness.admin import Socket
+from tests.harness.node import connected
+from tests.harness.processes import HeadProcess
+from tests.harness.stepped_clock import SteppedClock
 
 SIZE = 100_000
 
@@ -56,3 +62,32 @@ def test_what_changed_a_moment_ago_proves_nothing(tmp_path: Path, margin_ns: int
     found = read_piece(held, attr.version, 0, SIZE, LocalClock(margin_ns))
     assert isinstance(found, Piece)
     assert found.settled is settled
+
+
+def test_the_head_keeps_nothing_whose_state_is_not_proved(tmp_path: Path, expected_log: ExpectedLog) -> None:
+    """A head whose clock is an hour behind: by it, every file was changed a moment ago, or will be."""
+    (tmp_path / "tree").mkdir()
+    content = os.urandom(SIZE)
+    (tmp_path / "tree" / "file").write_bytes(content)
+    clock = SteppedClock(tmp_path)
+    clock.set(-3600)
+    head = HeadProcess(tmp_path / "head", {"data": tmp_path / "tree"}, env=clock.env)
+
+    def reads() -> int:
+        rows = Socket(head.admin_socket).ask("counters")["origin"]
+        return sum(row["count"] for row in rows if row["what"] == "reads")
+
+    async def main() -> None:
+        async with connected(head.port) as node:
+            with trio.fail_after(60):
+                while reads() < 3:  # what was read is given to those who come at the same moment, not later
+                    assert await node.read_file(await node.open(b"file")) == content
+                    events = Socket(head.admin_socket).ask("counters")["events"]
+                    assert events["unsettled"] >= 1
+                    assert events.get("store_writes", 0) == 0
+
+    try:
+        trio.run(main)
+    finally:
+        head.stop()
+    head.check_log(expected_log)
