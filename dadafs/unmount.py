@@ -18,6 +18,7 @@ from dadafs.status_socket import answers, ask, places, socket_path
 
 _MNT_DETACH = 2
 _GONE_WITHIN = 15.0
+_BUSY_FOR_A_MOMENT = 1.0
 #: A mount process that says nothing for so long is stuck, in seconds. A loaded machine is not.
 STUCK_AFTER = 15.0
 
@@ -60,10 +61,22 @@ def umount(mountpoint: str, *, lazy: bool = False) -> None:
     if mount is None or mount.fstype != FSTYPE:
         raise no_mount_of_ours(mountpoint)
     try:
-        detach(path, lazy=lazy)
+        _detach_patiently(path, lazy=lazy)
     except OSError as problem:
         raise _refusal(mountpoint, problem) from None
     _wait_until_gone(mount)
+
+
+def _detach_patiently(path: str, *, lazy: bool) -> None:
+    """`detach`, again for a moment where the mount is in use: the mount process itself lists directories in it."""
+    end = time.monotonic() + _BUSY_FOR_A_MOMENT
+    while True:
+        try:
+            return detach(path, lazy=lazy)
+        except OSError as problem:
+            if problem.errno != errno.EBUSY or time.monotonic() >= end:
+                raise
+        time.sleep(0.02)
 
 
 def clear_away(mountpoint: str) -> None:

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from dadafs import unmount
 from dadafs.errors import ExitCode
+from dadafs.unmount import detach
 from tests.checklogs import ExpectedLog
 from tests.conftest import Mounted, need_fuse
 from tests.harness.processes import HeadProcess, MountProcess, wait_until
@@ -265,6 +267,26 @@ def test_mounting_over_a_dead_mount_clears_it_away(head: HeadProcess, mnt: Path,
     assert (mnt / "file").read_bytes() == b"content"
     assert dadafs("umount", mnt).returncode == 0
     assert not os.path.ismount(mnt)
+
+
+def test_a_mount_that_is_in_use_for_a_moment_only_is_unmounted(
+    head: HeadProcess, mnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is while the mount process itself lists a directory in it."""
+    mount = MountProcess(mnt, head.address, "data", tmp_path / "mount.log")
+    held = [os.open(mnt, os.O_RDONLY)]
+
+    def detach_and_let_go(path: str, *, lazy: bool) -> None:
+        try:
+            detach(path, lazy=lazy)
+        finally:
+            while held:
+                os.close(held.pop())
+
+    monkeypatch.setattr(unmount, "detach", detach_and_let_go)
+    unmount.umount(str(mnt))
+    assert not os.path.ismount(mnt)
+    assert mount.process.wait(30) == 0
 
 
 def test_sigusr1_dumps_all_stacks(head: HeadProcess, mnt: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@
 
 #define TURN_NS 1000000  /* requests are answered in a row for so long at most */
 #define WATCH_NS 40000   /* how long the next request is waited for before the loop is asked */
+#define BULK (64 << 10) /* after a reply of more bytes than this the next request is not waited for */
 #define DISCOURAGED 8    /* after so many requests in a row that did not come, it is waited for only now and then */
 #define NOW_AND_THEN 32
 #define PIECES 8         /* of other work, of a few dozen microseconds each, are done instead of waiting */
@@ -293,8 +294,10 @@ static void read_(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, str
         PyErr_Clear();
     if (answer && PyObject_GetBuffer(answer, &data, PyBUF_CONTIG_RO) == 0) {
         fuse_reply_buf(req, data.buf, (size_t)data.len);
-        PyBuffer_Release(&data);
         answered();
+        if (data.len > BULK)
+            awaited = 0; /* a program that has so much to look at sends nothing soon, and may need this processor */
+        PyBuffer_Release(&data);
     } else {
         PyErr_Clear();
         inner.read(req, ino, size, offset, fi);
