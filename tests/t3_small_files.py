@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,6 +41,12 @@ def filled(directory: Path) -> None:
     directory.mkdir()
     for number in range(COUNT):
         (directory / f"{number:04d}").write_bytes(content(number))
+
+
+def settled(directory: Path) -> None:
+    """Wait until the times of the files prove their state: what was written this very moment may be written again."""
+    newest = max(entry.stat().st_ctime for entry in os.scandir(directory))
+    wait_until(lambda: time.time() > newest + 1.0, "the files are older than a second")
 
 
 def test_in_order_most_opens_and_looks_need_no_round_trip(mounted: Mounted) -> None:
@@ -133,6 +140,7 @@ def test_names_that_will_be_asked_for_are_known_to_the_kernel(mounted: Mounted) 
 
 def test_what_was_opened_ahead_is_read_without_a_request(mounted: Mounted) -> None:
     filled(mounted.tree / "dir")
+    settled(mounted.tree / "dir")
     os.listdir(mounted.mnt / "dir")
     for number in range(40):
         assert (mounted.mnt / "dir" / f"{number:04d}").read_bytes() == content(number)
