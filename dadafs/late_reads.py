@@ -23,7 +23,7 @@ MOST = 256
 #: A read that was not answered within this time is given to a task, which has the deadline of any other, in seconds.
 PATIENCE = 1.0
 #: The same for a prefetch, which nobody waits for: a slow network needs long for a window of megabytes.
-PREFETCH_PATIENCE = 10.0
+AHEAD_PATIENCE = 10.0
 TICK = 0.25
 
 

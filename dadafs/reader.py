@@ -27,8 +27,7 @@ from dadafs.cached_file import CachedFile, Extent
 from dadafs.counters import Counters
 from dadafs.fetch import Fetcher, VersionChanged
 from dadafs.flight import Flight, in_flight, landed, missing, taken_off
-from dadafs.late_reads import PREFETCH_PATIENCE as LATE_PATIENCE
-from dadafs.late_reads import LateReads
+from dadafs.late_reads import AHEAD_PATIENCE, LateReads
 from dadafs.policy.prefetch import LONGEST_WINDOW, Advice, Streams, likes_both_ends
 from dadafs.ram_cache import PREFETCH_SHARE, RamCache
 from dadafs.remote_file import RemoteFile
@@ -454,7 +453,7 @@ class Reader:
         A reader may come to wait for it, so that both ways together have the time of one.
         """
         deadline = self._session.deadline()
-        patience = min(LATE_PATIENCE, (deadline - trio.current_time()) / 2)
+        patience = min(AHEAD_PATIENCE, (deadline - trio.current_time()) / 2)
 
         def over(kept: bool | None) -> None:
             if kept is None:

@@ -49,11 +49,16 @@ def settled(directory: Path) -> None:
     wait_until(lambda: time.time() > newest + 1.0, "the files are older than a second")
 
 
+def read_in_order(mounted: Mounted, numbers: range) -> None:
+    """A program that goes through `dir`."""
+    for number in numbers:
+        assert (mounted.mnt / "dir" / f"{number:04d}").read_bytes() == content(number)
+
+
 def test_in_order_most_opens_and_looks_need_no_round_trip(mounted: Mounted) -> None:
     filled(mounted.tree / "dir")
     before = counters(mounted.mnt)["requests"]
-    for number in range(COUNT):
-        assert (mounted.mnt / "dir" / f"{number:04d}").read_bytes() == content(number)
+    read_in_order(mounted, range(COUNT))
     found = counters(mounted.mnt)
     assert found["opened_ahead"] >= COUNT - 10
     assert found["ahead_used"] >= COUNT - 10
@@ -74,8 +79,7 @@ def test_workers_that_share_a_directory_get_their_own_bytes(mounted: Mounted) ->
 def test_what_changed_after_it_was_opened_ahead_is_read_as_it_is(mounted: Mounted) -> None:
     directory = mounted.tree / "dir"
     filled(directory)
-    for number in range(40):
-        assert (mounted.mnt / "dir" / f"{number:04d}").read_bytes() == content(number)
+    read_in_order(mounted, range(40))
     wait_until(lambda: counters(mounted.mnt)["opened_ahead"] >= 42, "the next files are opened ahead")
     changed = range(40, 100)
     for number in changed[0::3]:
@@ -129,8 +133,7 @@ def in_place(mnt: Path) -> int:
 
 def test_names_that_will_be_asked_for_are_known_to_the_kernel(mounted: Mounted) -> None:
     filled(mounted.tree / "dir")
-    for number in range(5):
-        assert (mounted.mnt / "dir" / f"{number:04d}").read_bytes() == content(number)
+    read_in_order(mounted, range(5))
     wait_until(lambda: open_counts(mounted.mnt)["listed_nodes"] > COUNT - 60, "the kernel has listed the directory")
     before = in_place(mounted.mnt)
     for number in range(200, COUNT):
@@ -142,12 +145,10 @@ def test_what_was_opened_ahead_is_read_without_a_request(mounted: Mounted) -> No
     filled(mounted.tree / "dir")
     settled(mounted.tree / "dir")
     os.listdir(mounted.mnt / "dir")
-    for number in range(40):
-        assert (mounted.mnt / "dir" / f"{number:04d}").read_bytes() == content(number)
+    read_in_order(mounted, range(40))
     wait_until(lambda: counters(mounted.mnt)["opened_ahead"] >= 100, "the next files are opened ahead")
     before, hits = in_place(mounted.mnt), counters(mounted.mnt)["hit"]
-    for number in range(40, 90):
-        assert (mounted.mnt / "dir" / f"{number:04d}").read_bytes() == content(number)
+    read_in_order(mounted, range(40, 90))
     assert in_place(mounted.mnt) - before <= 2 * 50 + 25  # an open and a release each
     assert counters(mounted.mnt)["hit"] - hits >= 50, "what was given with an open counts as read from memory"
 
@@ -156,8 +157,7 @@ def test_a_handle_reads_on_what_it_opened_though_the_name_is_another_file_now(mo
     directory = mounted.tree / "dir"
     filled(directory)
     os.listdir(mounted.mnt / "dir")
-    for number in range(40):
-        assert (mounted.mnt / "dir" / f"{number:04d}").read_bytes() == content(number)
+    read_in_order(mounted, range(40))
     with (mounted.mnt / "dir" / "0040").open("rb") as old:
         (mounted.tree / "aside").write_bytes(content(40, 1))
         os.rename(mounted.tree / "aside", directory / "0040")
@@ -169,8 +169,7 @@ def test_content_that_came_with_an_open_follows_changes_in_place(mounted: Mounte
     directory = mounted.tree / "dir"
     filled(directory)
     os.listdir(mounted.mnt / "dir")
-    for number in range(41):
-        assert (mounted.mnt / "dir" / f"{number:04d}").read_bytes() == content(number)
+    read_in_order(mounted, range(41))
     with (mounted.mnt / "dir" / "0041").open("rb") as file:
         for version in (1, 2):
             (directory / "0041").write_bytes(content(41, version))

@@ -7,9 +7,9 @@ reply, and whoever wrote the reply is told `ENOENT`.
 
 from __future__ import annotations
 
-import struct
-import subprocess
 from pathlib import Path
+
+from tests.harness.preloaded import Preloaded
 
 _SOURCE = r"""
 #define _GNU_SOURCE
@@ -51,23 +51,17 @@ ssize_t writev(int fd, const struct iovec *iov, int count)
 """
 
 
-class LostReplies:
+class LostReplies(Preloaded):
     """What a mount process started with `env` makes of its next replies to look-ups that found something."""
 
     def __init__(self, directory: Path) -> None:
-        self._file = directory / "lost"
-        self._file.write_bytes(struct.pack("q", 0))
-        source, library = directory / "lost.c", directory / "lost.so"
-        source.write_text(_SOURCE)
-        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source)], check=True)
-        self.env = {"LD_PRELOAD": str(library), "LOST_REPLIES": str(self._file)}
+        super().__init__(directory, _SOURCE, "LOST_REPLIES")
 
     def lose(self, count: int) -> None:
         """The next `count` are lost."""
-        with self._file.open("r+b") as file:  # in place: the file is mapped
-            file.write(struct.pack("q", count))
+        self.number = count
 
     @property
     def left(self) -> int:
         """How many are still to be lost."""
-        return int(struct.unpack("q", self._file.read_bytes())[0])
+        return self.number

@@ -6,9 +6,9 @@ CLOCK_REALTIME. The kernel's own timestamps and the monotonic clocks stay as the
 
 from __future__ import annotations
 
-import struct
-import subprocess
 from pathlib import Path
+
+from tests.harness.preloaded import Preloaded
 
 _SOURCE = r"""
 #define _GNU_SOURCE
@@ -62,18 +62,12 @@ time_t time(time_t *now)
 """
 
 
-class SteppedClock:
-    """The clock of all processes started with `env`; `step` sets it for all of them at once."""
+class SteppedClock(Preloaded):
+    """The clock of all processes started with `env`; `set` sets it for all of them at once."""
 
     def __init__(self, directory: Path) -> None:
-        self._file = directory / "step"
-        self._file.write_bytes(struct.pack("q", 0))
-        source, library = directory / "clock.c", directory / "clock.so"
-        source.write_text(_SOURCE)
-        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source)], check=True)
-        self.env = {"LD_PRELOAD": str(library), "STEPPED_CLOCK": str(self._file)}
+        super().__init__(directory, _SOURCE, "STEPPED_CLOCK")
 
     def set(self, seconds: int) -> None:
         """The clock is ahead of the real one by so much (negative: behind)."""
-        with self._file.open("r+b") as file:  # in place: the file is mapped
-            file.write(struct.pack("q", seconds))
+        self.number = seconds
