@@ -195,7 +195,7 @@ class Directories:
             return belief.attr is None or self._emit_one(opened.directory, name, belief, cookie, emit)
         fields = page.fields(index)
         timeout = passing if stat.S_ISDIR(fields[2]) or fields[3] > 1 else lasting
-        node_id = self.tree.id_of(fields[0], fields[1])
+        node_id = self.tree.id_at(opened.directory, name, fields)
         node = self.tree.find(node_id)
         if node is not None:
             fields, timeout = self._tellable(node, fields, timeout)
@@ -229,8 +229,8 @@ class Directories:
         now = self.session.now()
         leased = belief.leased and lease_covers(attr)
         timeout = self._timeout(self.beliefs.until(belief.asked_at, belief.generation, leased, now), now)
-        node_id = self.tree.id_of(attr.dev, attr.ino)
         fields: Fields = _astuple(attr)
+        node_id = self.tree.id_at(directory, name, fields)
         node = self.tree.find(node_id)
         if node is not None:
             fields, timeout = self._tellable(node, fields, timeout)

@@ -34,6 +34,7 @@ NAMES = (
     "readdir",
     "releasedir",
     "idle",
+    "number",
 )
 ACLS = {ACCESS_ACL, DEFAULT_ACL}
 _NO_VALUE = {errno.ENODATA, errno.ENOTSUP}
@@ -174,6 +175,10 @@ class InPlace:
     def idle(self) -> bool | None:
         """A program is busy with what it was just given: do a piece of work that is due, and return whether it was."""
         return self._operations.small_files.take_one() or None
+
+    def number(self, node_id: int) -> int:
+        """The inode number to show for an object whose id is not that number."""
+        return self._operations.tree.number_of(node_id)
 
     def forget(self, node_id: int, count: int) -> bool:
         """The kernel gives `count` references back."""

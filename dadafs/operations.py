@@ -95,14 +95,15 @@ class Operations(Attributes):
         timeout = self._timeout(found.until, now)
         if attr is None:
             return Told(0, None, timeout)
-        node_id = self.tree.id_of(attr.dev, attr.ino)
+        fields = _astuple(attr)
+        node_id = self.tree.id_at(directory, name, fields)
         node = self.tree.find(node_id)
         if node is not None and node.pages is not None and (node.told != state_of(attr) or node.cut is not None):
             return None
         node = self.tree.looked_up(directory, name, attr)
         if node is not None:
             node.told = state_of(attr)
-        return Told(node_id, _astuple(attr), timeout)
+        return Told(node_id, fields, timeout)
 
     async def lookup(self, parent: int, name: bytes, asker: int = 0) -> Told:
         """What is at `name` in the directory `parent`; id 0 where nothing is. Raises OSError."""
@@ -113,7 +114,7 @@ class Operations(Attributes):
         found = self.beliefs.believed(directory, name, now) or await self._look_up(directory, name)
         if found.attr is None:
             return Told(0, None, self._timeout(found.until, self.session.now()))
-        node_id = self.tree.id_of(found.attr.dev, found.attr.ino)
+        node_id = self.tree.id_at(directory, name, _astuple(found.attr))
         node = self.tree.find(node_id)
         told = found.attr
         if node is not None and node.pages is not None:

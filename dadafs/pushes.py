@@ -90,6 +90,10 @@ class Pushes:
             if attr is not None:
                 self._attributes_changed(attr)
             return
+        gone = parent.subdirs.get(name)
+        if gone is not None:
+            for above, held in self._tree.held_below(gone):
+                self._kernel.entry(above, held)
         self._kernel.entry(parent.id, name)
         if not known or (old is None) != (attr is None):
             parent.void_at = self._now()

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from dadafs.beliefs import Beliefs, MetadataBudget
-from dadafs.listing import Page
+from dadafs.listing import Fields, Page
 from dadafs.node import OWN_IDS, ROOT_ID, Belief, Directory, Node, Place
 from dadafs.policy.lease import LeaseClock
 from dadafs.wire.messages import Attr
@@ -41,7 +41,8 @@ class Tree:
         self._compact: dict[int, int] = {}
         self._places: dict[int, Place] = {}
         self._next_place = 1
-        self._foreign: dict[tuple[int, int], int] = {}
+        self._own_ids: dict[tuple[int, int], int] = {}
+        self._numbers: dict[int, int] = {}
         self._next_own_id = OWN_IDS
         self.beliefs = Beliefs(leases, budget, self.unlink)
 
@@ -49,15 +50,46 @@ class Tree:
 
     def id_of(self, dev: int, ino: int) -> int:
         """The kernel's id of the object `(dev, ino)`: its inode number wherever that is unambiguous."""
+        own = self._own_ids.get((dev, ino)) if self._own_ids else None
+        if own is not None:
+            return own
         if dev == self.root.dev and ROOT_ID < ino < OWN_IDS and ino != self.root.ino:
             return ino
         if ino == self.root.ino and dev == self.root.dev:
             return ROOT_ID
-        own = self._foreign.get((dev, ino))
-        if own is None:
-            own = self._foreign[(dev, ino)] = self._next_own_id
-            self._next_own_id += 1
+        return self._own_id(dev, ino)
+
+    def _own_id(self, dev: int, ino: int) -> int:
+        own = self._own_ids[(dev, ino)] = self._next_own_id
+        self._next_own_id += 1
+        if dev == self.root.dev and ROOT_ID < ino < OWN_IDS:
+            self._numbers[own] = ino
         return own
+
+    def id_at(self, directory: Directory, name: bytes, fields: Fields) -> int:
+        """The kernel's id of the object that was found at `name`, before the kernel is told of it.
+
+        A new one where the number belongs to a file that the kernel knows in another state under other names: that
+        file is gone and the number was given away, or it was moved and written. The kernel may believe in the old
+        names for a while, and they must not lead to what they never had. A file that is open keeps its number.
+        """
+        dev, ino = fields[:2]
+        node_id = self.id_of(dev, ino)
+        if node_id == ROOT_ID or fields[3] > 1 or not self.known(node_id):
+            return node_id
+        if node_id in self._compact and self.place_of(node_id) == (directory, name):
+            return node_id
+        node = self.node(node_id)
+        state = (fields[7], fields[11], fields[12])
+        if isinstance(node, Directory) or node.opens or node.told in (None, state) or (directory, name) in node.links:
+            return node_id
+        for link in list(node.links):
+            self.unlink(node_id, *link)
+        return self._own_id(dev, ino)
+
+    def number_of(self, node_id: int) -> int:
+        """The inode number to show for an object: the origin's, or its id where that number may be taken here."""
+        return self._numbers.get(node_id, node_id)
 
     def known(self, node_id: int) -> bool:
         """Whether the kernel holds references to `node_id`."""
@@ -134,7 +166,7 @@ class Tree:
 
     def path_of_object(self, dev: int, ino: int) -> bytes | None:
         """Where the object `(dev, ino)` was last seen; None where the kernel does not know it (any more)."""
-        node_id = self._foreign.get((dev, ino), ino if dev == self.root.dev else 0)
+        node_id = self._own_ids.get((dev, ino), ino if dev == self.root.dev else 0)
         try:
             return self.path_of(node_id)
         except OSError:
@@ -229,6 +261,8 @@ class Tree:
         ids = [ino for at, ino in page.identities(start, stop) if at == dev and ROOT_ID < ino < OWN_IDS and ino != root]
         if len(ids) != stop - start or len(set(ids)) != len(ids):
             return None
+        if self._own_ids and any((dev, ino) in self._own_ids for ino in ids):
+            return None
         known = not (self._nodes.keys().isdisjoint(ids) and self._compact.keys().isdisjoint(ids))
         return None if known else ids
 
@@ -273,7 +307,7 @@ class Tree:
             return
         del self._compact[node_id]
         self._budget.charge_metadata(-_COMPACT_SIZE)
-        self._forget_foreign(node_id, place.page.fields(index)[:2])
+        self._forget_own_id(node_id, place.page.fields(index)[:2])
         place.holders -= 1
         if place.holders == 0:
             del self._places[place.number], place.directory.places[place.page]
@@ -291,7 +325,7 @@ class Tree:
             self.beliefs.disbelieve(node)
         del self._nodes[node.id]
         self._budget.charge_metadata(-_NODE_SIZE)
-        self._forget_foreign(node.id, (node.dev, node.ino))
+        self._forget_own_id(node.id, (node.dev, node.ino))
         links, node.links = node.links, []
         for directory, name in links:
             if directory.subdirs.get(name) is node:
@@ -323,9 +357,11 @@ class Tree:
         node.opens -= 1
         self._drop_if_unused(node)
 
-    def _forget_foreign(self, node_id: int, identity: tuple[int, int]) -> None:
+    def _forget_own_id(self, node_id: int, identity: tuple[int, int]) -> None:
         if node_id >= OWN_IDS and not self.known(node_id):
-            self._foreign.pop(identity, None)
+            self._numbers.pop(node_id, None)
+            if self._own_ids.get(identity) == node_id:
+                del self._own_ids[identity]
 
     # --- paths, for pushes -------------------------------------------------------------------------------------------
 
@@ -335,6 +371,23 @@ class Tree:
         for part in path.split(b"/") if path else ():
             node = None if node is None else node.subdirs.get(part)
         return node
+
+    def held_below(self, directory: Directory) -> list[tuple[int, bytes]]:
+        """Names below `directory`, as (directory's id, name), that the kernel keeps when it forgets that one's name.
+
+        Those of files that are open, and of directories, which may be in use: it would find them again below a
+        directory that comes back.
+        """
+        below = {each.id: each for each in self.beliefs.below(directory)}
+        names = [(each.links[-1][0].id, each.links[-1][1]) for each in below.values() if each is not directory]
+        names += [
+            (parent.id, name)
+            for node in self._nodes.values()
+            if node.opens and not isinstance(node, Directory)
+            for parent, name in node.links
+            if parent.id in below
+        ]
+        return names
 
     def statistics(self) -> dict[str, int]:
         """How much the tree knows."""

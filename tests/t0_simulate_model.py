@@ -154,7 +154,11 @@ def test_the_model_says_what_the_laboratory_measured() -> None:
 
 
 def test_the_stored_calibration_is_that_of_the_stored_figures() -> None:
-    assert calibration.read(RESULTS / "calibration.json") == calibration.calibrated(RESULTS)
+    """But for the last digits, which the processor decides."""
+    stored, fitted = (asdict(calibration.read(RESULTS / "calibration.json")), asdict(calibration.calibrated(RESULTS)))
+    assert stored.keys() == fitted.keys()
+    for name, value in stored.items():
+        assert fitted[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-9)), name
 
 
 def test_what_more_hardware_buys_is_told_against_the_first_scenario() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import stat
 
+import msgspec
 import pytest
 
-from dadafs.listing import Listing, Page
+from dadafs.listing import Fields, Listing, Page
 from dadafs.node import OWN_IDS, ROOT_ID, Directory
 from dadafs.policy.lease import LeaseClock
 from dadafs.tree import Tree
@@ -254,3 +255,66 @@ def test_objects_that_need_a_look_are_not_listed_at_once(tree: Tree, odd: Attr) 
     assert tree.new_to_kernel(page, 0, 10) is None
     assert tree.new_to_kernel(page, 0, 7) == list(range(200, 207))
     assert tree.statistics()["listed_nodes"] == 0
+
+
+def fields(item: Attr) -> Fields:
+    return msgspec.structs.astuple(item)
+
+
+def test_a_number_that_was_given_to_another_file(tree: Tree, budget: Budget) -> None:
+    before = budget.charged
+    old = tree.looked_up(tree.root, b"old", attr(5, size=1))
+    assert old is not None
+    old.told = (1, 0, 0)
+    assert tree.id_at(tree.root, b"old", fields(attr(5, size=2))) == 5  # changed in place
+    assert tree.id_at(tree.root, b"new", fields(attr(5, size=1))) == 5  # moved
+    assert tree.id_at(tree.root, b"new", fields(attr(5, size=2, nlink=2))) == 5  # linked
+    assert tree.path_of(5) == b"old"
+    own = tree.id_at(tree.root, b"new", fields(attr(5, size=2)))
+    assert own >= OWN_IDS
+    assert tree.number_of(own) == 5
+    assert tree.id_of(1, 5) == own
+    new = tree.looked_up(tree.root, b"new", attr(5, size=2))
+    assert new is not None
+    assert (new.id, new.ino) == (own, 5)
+    assert tree.place_of(5) is None  # nothing that the old names lead to
+    tree.forget(5, 1)
+    tree.forget(own, 1)
+    assert tree.id_of(1, 5) == 5
+    assert tree.number_of(own) == own
+    assert budget.charged == before
+    assert tree.root.pins == 0
+
+
+def test_a_number_that_was_given_away_keeps_its_open_file(tree: Tree) -> None:
+    node = tree.looked_up(tree.root, b"old", attr(5, size=1))
+    assert node is not None
+    node.told = (1, 0, 0)
+    node.opens += 1
+    assert tree.id_at(tree.root, b"new", fields(attr(5, size=2))) == 5
+
+
+def test_a_listed_number_that_was_given_to_another_file(tree: Tree) -> None:
+    page = listed(tree, [Item(b"old", attr(5, size=1)), Item(b"other", attr(6))])
+    assert tree.id_at(tree.root, b"old", fields(attr(5, size=2))) == 5
+    assert tree.find(5) is None
+    own = tree.id_at(tree.root, b"new", fields(attr(5, size=2)))
+    assert own >= OWN_IDS
+    assert tree.place_of(5) is None
+    assert tree.new_to_kernel(page, 0, 1) is None  # its plain number is not its id now
+    tree.looked_up(tree.root, b"new", attr(5, size=2))
+    again = tree.id_at(tree.root, b"newer", fields(attr(5, size=3)))
+    assert again == own  # nothing was told of it yet
+
+
+def test_names_that_the_kernel_keeps_below_a_directory(tree: Tree) -> None:
+    folder = tree.looked_up(tree.root, b"d", attr(6, mode=DIR))
+    assert isinstance(folder, Directory)
+    deep = tree.looked_up(folder, b"deep", attr(7, mode=DIR))
+    assert isinstance(deep, Directory)
+    tree.looked_up(folder, b"closed", attr(8))
+    for place, name, ino in ((deep, b"open", 9), (tree.root, b"elsewhere", 10)):
+        node = tree.looked_up(place, name, attr(ino))
+        assert node is not None
+        node.opens += 1
+    assert tree.held_below(folder) == [(6, b"deep"), (7, b"open")]

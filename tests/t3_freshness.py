@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -279,3 +280,56 @@ def test_a_file_that_was_only_looked_at_has_its_content_when_it_is_opened(place:
     seen(lambda: (place.mnt / "file").exists(), "the file")
     written_through_a_new_name(place, b"b" * 100)
     assert (place.mnt / "file").read_bytes() == b"b" * 100
+
+
+def test_what_is_held_open_in_a_directory_that_comes_back(place: Place) -> None:
+    """The kernel keeps the name of an open file in a directory that it was told to forget: it must not lead anywhere.
+
+    Here the file was moved and written meanwhile; its number may as well have been given to another file.
+    """
+    (place.tree / "sub").mkdir()
+    (place.tree / "sub" / "b").write_bytes(b"old")
+    known(place.mnt / "sub" / "b", b"old")
+    with (place.mnt / "sub" / "b").open("rb") as held:
+        assert held.read() == b"old"
+        (place.tree / "sub").rename(place.tree / "away")
+        seen(lambda: not (place.mnt / "sub").exists(), "the directory is gone")
+    (place.tree / "away" / "b").rename(place.tree / "b")
+    (place.tree / "b").write_bytes(b"new and longer")
+    (place.tree / "away").rename(place.tree / "sub")
+    seen(lambda: (place.mnt / "sub").exists(), "the directory is back")
+    seen(lambda: (place.mnt / "b").read_bytes() == b"new and longer", "the file under its new name")
+    assert content_or_error(place.mnt / "sub" / "b") in (b"old", FileNotFoundError)
+    number = (place.tree / "b").stat().st_ino
+    assert (place.mnt / "b").stat().st_ino == number
+    assert {entry.inode() for entry in os.scandir(place.mnt) if entry.name == "b"} == {number}
+    seen(lambda: not (place.mnt / "sub" / "b").exists(), "the old name leads nowhere")
+
+
+def test_what_was_deleted_in_a_directory_that_was_away(place: Place) -> None:
+    """Where the kernel kept the name of a file that is open, or of a directory in use, it was told of those, too."""
+    (place.tree / "sub" / "deep").mkdir(parents=True)
+    files = ["b", "deep/c"]
+    for name in files:
+        (place.tree / "sub" / name).write_bytes(b"old")
+        known(place.mnt / "sub" / name, b"old")
+    here = os.open(place.mnt / "sub" / "deep", os.O_RDONLY | os.O_DIRECTORY)
+    held = [(place.mnt / "sub" / name).open("rb") for name in files]
+    (place.tree / "sub").rename(place.tree / "away")
+    seen(lambda: not (place.mnt / "sub").exists(), "the directory is gone")
+    shutil.rmtree(place.tree / "away" / "deep")
+    (place.tree / "away" / "b").unlink()
+    (place.tree / "away").rename(place.tree / "sub")
+    seen(lambda: (place.mnt / "sub").exists(), "the directory is back")
+    for name in ["deep", *files]:
+        seen(lambda name=name: not (place.mnt / "sub" / name).exists(), f"{name} is gone")
+    for file in held:
+        file.close()
+    os.close(here)
+
+
+def content_or_error(path: Path) -> bytes | type[OSError]:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        return type(error)

@@ -8,12 +8,15 @@ from types import ModuleType
 
 
 def load() -> ModuleType | None:
-    """`_dadafs_fuse` with its symbols in the global scope; None where it was not built."""
+    """`_dadafs_fuse` with its symbols in the global scope; None where it was not built.
+
+    Raises ImportError where it was, but cannot be loaded.
+    """
     flags = sys.getdlopenflags()
     sys.setdlopenflags(os.RTLD_GLOBAL | os.RTLD_NOW)
     try:
         import _dadafs_fuse
-    except ImportError:
+    except ModuleNotFoundError:
         return None
     finally:
         sys.setdlopenflags(flags)

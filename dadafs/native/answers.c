@@ -32,9 +32,9 @@
 #define NOW_AND_THEN 32
 #define PIECES 8         /* of other work, of a few dozen microseconds each, are done instead of waiting */
 
-enum { LOOKUP, GETATTR, OPEN, READ, RELEASE, FORGET, GETXATTR, OPENDIR, READDIR, RELEASEDIR, IDLE, COUNT };
 static const char *const names[COUNT] = {"lookup", "getattr",  "open",    "read",    "release",
-                                         "forget", "getxattr", "opendir", "readdir", "releasedir", "idle"};
+                                         "forget", "getxattr", "opendir", "readdir", "releasedir", "idle",
+                                         "number"};
 static PyObject *callables[COUNT];
 static struct fuse_lowlevel_ops inner;
 static int in_place;             /* whether the request processed last was answered here, or will be */
@@ -46,7 +46,7 @@ static struct fuse_session *current; /* whose requests are being processed */
 /* --- Python's answers ------------------------------------------------------------------------------------------ */
 
 /* A new reference to what the callable says to `arguments`, which is released; NULL where it has nothing to say. */
-static PyObject *ask(int which, PyObject *arguments)
+PyObject *answers_ask(int which, PyObject *arguments)
 {
     PyObject *answer = NULL;
 
@@ -154,7 +154,8 @@ int answers_told(PyObject *answer, struct fuse_entry_param *entry)
     memset(entry, 0, sizeof *entry);
     if (!PyTuple_Check(answer) || PyTuple_GET_SIZE(answer) != 3)
         return -1;
-    entry->ino = entry->attr.st_ino = PyLong_AsUnsignedLongLongMask(PyTuple_GET_ITEM(answer, 0));
+    entry->ino = PyLong_AsUnsignedLongLongMask(PyTuple_GET_ITEM(answer, 0));
+    entry->attr.st_ino = replies_number(entry->ino);
     fields = PyTuple_GET_ITEM(answer, 1);
     entry->attr_timeout = entry->entry_timeout = PyFloat_AsDouble(PyTuple_GET_ITEM(answer, 2));
     if (fields != Py_None) {
@@ -181,34 +182,11 @@ int answers_told(PyObject *answer, struct fuse_entry_param *entry)
     return 0;
 }
 
-/* What answers a look-up, pyfuse3's handler included. Python has counted a reference that the kernel got with the reply;
- * a reply to a request that is no longer there gives it none, and it would be kept for as long as the mount lives. */
-typedef int reply_entry_fn(fuse_req_t, const struct fuse_entry_param *);
-
-__attribute__((visibility("default"))) int fuse_reply_entry(fuse_req_t req, const struct fuse_entry_param *entry)
-{
-    static reply_entry_fn *real;
-    int result;
-
-    if (!real) {
-        void *libfuse = dlopen("libfuse3.so.3", RTLD_LAZY | RTLD_NOLOAD);
-        *(void **)&real = dlsym(libfuse, "fuse_reply_entry");
-    }
-    result = real(req, entry);
-    if (result == -ENOENT && entry->ino) {
-        PyGILState_STATE state = PyGILState_Ensure();
-
-        Py_XDECREF(ask(FORGET, Py_BuildValue("(KK)", (unsigned long long)entry->ino, 1ULL)));
-        PyGILState_Release(state);
-    }
-    return result;
-}
-
 /* --- handlers --------------------------------------------------------------------------------------------------- */
 
 static void lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-    PyObject *answer = ask(LOOKUP, Py_BuildValue("(Ky)", (unsigned long long)parent, name));
+    PyObject *answer = answers_ask(LOOKUP, Py_BuildValue("(Ky)", (unsigned long long)parent, name));
     struct fuse_entry_param entry;
 
     if (answer && answers_told(answer, &entry) == 0) {
@@ -222,7 +200,7 @@ static void lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 static void getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    PyObject *answer = ask(GETATTR, Py_BuildValue("(K)", (unsigned long long)ino));
+    PyObject *answer = answers_ask(GETATTR, Py_BuildValue("(K)", (unsigned long long)ino));
     struct fuse_entry_param entry;
 
     if (answer && answers_told(answer, &entry) == 0) {
@@ -255,7 +233,8 @@ static int stored(fuse_ino_t ino, PyObject *content)
 
 static void open_(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    PyObject *answer = ask(OPEN, Py_BuildValue("(Kii)", (unsigned long long)ino, fi->flags, (int)fuse_req_ctx(req)->pid));
+    int thread = (int)fuse_req_ctx(req)->pid;
+    PyObject *answer = answers_ask(OPEN, Py_BuildValue("(Kii)", (unsigned long long)ino, fi->flags, thread));
     PyObject *content = Py_None;
     unsigned long long handle;
     int keep;
@@ -264,7 +243,7 @@ static void open_(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         fi->fh = handle;
         fi->keep_cache = keep || (content != Py_None && stored(ino, content));
         if (fuse_reply_open(req, fi) == -ENOENT) /* whoever opened it was interrupted and will not close it */
-            Py_XDECREF(ask(RELEASE, Py_BuildValue("(K)", handle)));
+            Py_XDECREF(answers_ask(RELEASE, Py_BuildValue("(K)", handle)));
         answered();
     } else {
         PyErr_Clear();
@@ -279,8 +258,8 @@ static void read_(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, str
     Py_buffer data;
 
     if (request)
-        answer = ask(READ, Py_BuildValue("(KLnO)", (unsigned long long)fi->fh, (long long)offset, (Py_ssize_t)size,
-                                         request));
+        answer = answers_ask(READ, Py_BuildValue("(KLnO)", (unsigned long long)fi->fh, (long long)offset,
+                                                 (Py_ssize_t)size, request));
     if (answer == Py_True) {
         answered();
         awaited = 0; /* it will be: the program still waits, and so does its reply on the way */
@@ -308,7 +287,7 @@ static void read_(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, str
 
 static void release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    PyObject *answer = ask(RELEASE, Py_BuildValue("(K)", (unsigned long long)fi->fh));
+    PyObject *answer = answers_ask(RELEASE, Py_BuildValue("(K)", (unsigned long long)fi->fh));
 
     if (answer) {
         fuse_reply_err(req, 0);
@@ -321,7 +300,7 @@ static void release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static void forget(fuse_req_t req, fuse_ino_t ino, uint64_t count)
 {
-    PyObject *answer = ask(FORGET, Py_BuildValue("(KK)", (unsigned long long)ino, (unsigned long long)count));
+    PyObject *answer = answers_ask(FORGET, Py_BuildValue("(KK)", (unsigned long long)ino, (unsigned long long)count));
 
     if (answer) {
         fuse_reply_none(req);
@@ -335,7 +314,7 @@ static void forget(fuse_req_t req, fuse_ino_t ino, uint64_t count)
 /* The answer is the value, or an error number. */
 static void getxattr_(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
-    PyObject *answer = ask(GETXATTR, Py_BuildValue("(Ky)", (unsigned long long)ino, name));
+    PyObject *answer = answers_ask(GETXATTR, Py_BuildValue("(Ky)", (unsigned long long)ino, name));
 
     if (answer && PyLong_Check(answer)) {
         fuse_reply_err(req, (int)PyLong_AsLong(answer));
@@ -358,12 +337,12 @@ static void getxattr_(fuse_req_t req, fuse_ino_t ino, const char *name, size_t s
 
 static void opendir_(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    PyObject *answer = ask(OPENDIR, Py_BuildValue("(Ki)", (unsigned long long)ino, (int)fuse_req_ctx(req)->pid));
+    PyObject *answer = answers_ask(OPENDIR, Py_BuildValue("(Ki)", (unsigned long long)ino, (int)fuse_req_ctx(req)->pid));
 
     if (answer && PyLong_Check(answer)) {
         fi->fh = PyLong_AsUnsignedLongLongMask(answer);
         if (fuse_reply_open(req, fi) == -ENOENT) /* as for a file */
-            Py_XDECREF(ask(RELEASEDIR, Py_BuildValue("(K)", (unsigned long long)fi->fh)));
+            Py_XDECREF(answers_ask(RELEASEDIR, Py_BuildValue("(K)", (unsigned long long)fi->fh)));
         answered();
     } else {
         inner.opendir(req, ino, fi);
@@ -373,7 +352,7 @@ static void opendir_(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static void readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
 {
-    PyObject *answer = ask(READDIR, Py_BuildValue("(KLn)", (unsigned long long)fi->fh, (long long)offset,
+    PyObject *answer = answers_ask(READDIR, Py_BuildValue("(KLn)", (unsigned long long)fi->fh, (long long)offset,
                                                   (Py_ssize_t)size));
 
     if (answer && PyBytes_Check(answer) && (size_t)PyBytes_GET_SIZE(answer) <= size) {
@@ -387,7 +366,7 @@ static void readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offse
 
 static void releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    PyObject *answer = ask(RELEASEDIR, Py_BuildValue("(K)", (unsigned long long)fi->fh));
+    PyObject *answer = answers_ask(RELEASEDIR, Py_BuildValue("(K)", (unsigned long long)fi->fh));
 
     if (answer) {
         fuse_reply_err(req, 0);
@@ -437,7 +416,7 @@ static int have_company(void)
 /* Do a piece of what can wait for a moment like this; 0 where there is nothing. */
 static int idle(void)
 {
-    PyObject *answer = callables[IDLE] ? ask(IDLE, PyTuple_New(0)) : NULL;
+    PyObject *answer = callables[IDLE] ? answers_ask(IDLE, PyTuple_New(0)) : NULL;
     int busy = answer == Py_True;
 
     Py_XDECREF(answer);

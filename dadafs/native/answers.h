@@ -1,4 +1,4 @@
-/* What the two files of this module say to each other. */
+/* What the files of this module say to each other. */
 #ifndef DADAFS_ANSWERS_H
 #define DADAFS_ANSWERS_H
 
@@ -8,6 +8,12 @@
 
 #define FUSE_USE_VERSION 30
 #include <fuse_lowlevel.h>
+
+/* What Python is asked; the names are in answers.c. */
+enum { LOOKUP, GETATTR, OPEN, READ, RELEASE, FORGET, GETXATTR, OPENDIR, READDIR, RELEASEDIR, IDLE, NUMBER, COUNT };
+
+/* A new reference to what the callable says to `arguments`, which is released; NULL where it has nothing to say. */
+PyObject *answers_ask(int which, PyObject *arguments);
 
 /* Let `ops`, pyfuse3's own, be asked only where Python has no answer at once. */
 void answers_install(struct fuse_lowlevel_ops *ops);
@@ -26,6 +32,9 @@ PyObject *entries_many(PyObject *module, PyObject *arguments);
 /* `Told(id, fields, timeout)` as the kernel wants it; 0, or -1 where it is something else. */
 int answers_told(PyObject *answer, struct fuse_entry_param *entry);
 void answers_set_time(struct timespec *time, long long ns);
+
+/* The inode number to show for the object `id`: see replies.c. */
+ino_t replies_number(unsigned long long id);
 
 /* answered() -> requests answered in place so far, of the module. */
 PyObject *answers_count(PyObject *module, PyObject *unused);
