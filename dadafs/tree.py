@@ -182,8 +182,7 @@ class Tree:
         elif isinstance(node, Directory):
             for parent, old in node.links:
                 self._unpin(parent)
-                if parent.subdirs.get(old) is node:
-                    del parent.subdirs[old]
+                self._lost_its_name(node, parent, old)
             node.links.clear()
             directory.pins += 1
         else:
@@ -202,9 +201,15 @@ class Tree:
         link = (directory, name)
         if link in node.links:
             node.links.remove(link)
-            if isinstance(node, Directory) and directory.subdirs.get(name) is node:
-                del directory.subdirs[name]
+            if isinstance(node, Directory):
+                self._lost_its_name(node, directory, name)
             self._unpin(directory)
+
+    def _lost_its_name(self, node: Directory, directory: Directory, name: bytes) -> None:
+        """What is pushed of names below it finds nobody from now on: nothing is believed of them."""
+        if directory.subdirs.get(name) is node:
+            del directory.subdirs[name]
+        self.beliefs.disbelieve_below(node)
 
     def _unpin(self, directory: Directory) -> None:
         directory.pins -= 1

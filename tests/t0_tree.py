@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from dadafs.listing import Fields, Listing, Page
-from dadafs.node import OWN_IDS, ROOT_ID, Directory
+from dadafs.node import OWN_IDS, ROOT_ID, Belief, Directory
 from dadafs.policy.lease import LeaseClock
 from dadafs.tree import Tree
 from dadafs.wire.messages import Attr, Item
@@ -318,3 +318,21 @@ def test_names_that_the_kernel_keeps_below_a_directory(tree: Tree) -> None:
         assert node is not None
         node.opens += 1
     assert tree.held_below(folder) == [(6, b"deep"), (7, b"open")]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_nothing_is_believed_of_names_in_a_directory_that_lost_its_name(tree: Tree, elsewhere: bool) -> None:
+    folder = tree.looked_up(tree.root, b"d", attr(6, mode=DIR))
+    assert isinstance(folder, Directory)
+    deep = tree.looked_up(folder, b"deep", attr(7, mode=DIR))
+    assert isinstance(deep, Directory)
+    for each in (folder, deep):
+        tree.beliefs.learn(each, b"a", Belief(attr(5), None, 0.0, 1, True))
+        assert tree.beliefs.believed(each, b"a", 0.5) is not None
+    if elsewhere:
+        tree.looked_up(tree.root, b"e", attr(6, mode=DIR))
+    else:
+        tree.beliefs.learn(tree.root, b"d", Belief(None, None, 0.1, 1, True))
+        assert tree.looked_up(tree.root, b"d", attr(6, mode=DIR)) is folder
+    for each in (folder, deep):
+        assert tree.beliefs.believed(each, b"a", 0.5) is None

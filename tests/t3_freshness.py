@@ -328,6 +328,29 @@ def test_what_was_deleted_in_a_directory_that_was_away(place: Place) -> None:
     os.close(here)
 
 
+def test_a_directory_that_was_made_again(place: Place) -> None:
+    """It may get the number of the old one, which the kernel still has in use; nothing is left of what was in that."""
+    for turn in range(5):
+        (place.tree / "sub").mkdir()
+        seen(lambda: (place.mnt / "sub").exists(), "the directory is seen")
+        names = [f"{turn}{letter}" for letter in "abc"]
+        for name in names:
+            (place.tree / "sub" / name).write_bytes(b"content")
+            known(place.mnt / "sub" / name, b"content")
+        held = [(place.mnt / "sub" / name).open("rb") for name in names]
+        shutil.rmtree(place.tree / "sub")
+        seen(lambda: not (place.mnt / "sub").exists(), "the directory is gone")
+        (place.tree / "sub").mkdir()
+        seen(lambda: (place.mnt / "sub").exists(), "the directory is back")
+        for name in names:
+            seen(lambda name=name: not (place.mnt / "sub" / name).exists(), f"{name} is gone")
+        seen(lambda: os.listdir(place.mnt / "sub") == [], "it is empty")
+        for file in held:
+            file.close()
+        (place.tree / "sub").rmdir()
+        seen(lambda: not (place.mnt / "sub").exists(), "the directory is gone again")
+
+
 def content_or_error(path: Path) -> bytes | type[OSError]:
     try:
         return path.read_bytes()
