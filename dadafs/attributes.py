@@ -125,7 +125,7 @@ class Attributes:
 
     def _advance(self, node: Node, file: RemoteFile, found: Found, attr: Attr) -> None:
         """Tell the open remote file what was learnt about it under one of its names."""
-        if not node.links:
+        if not node.links or not self.tree.has_path(node.links[-1][0]):
             return
         self.files.believed(
             self.tree.path_of(node.id), attr, asked_at=found.asked_at, generation=found.generation, leased=found.leased
@@ -184,9 +184,13 @@ class Attributes:
             directory, name = place
             now = self.session.now()
             found = None if ask else self.beliefs.believed(directory, name, now)
-            if found is None:
+            if found is None and self.tree.has_path(directory):
                 found = await self._ask(directory, name)
-            if found.attr is not None and self.tree.id_of(found.attr.dev, found.attr.ino) == node_id:
+            if (
+                found is not None
+                and found.attr is not None
+                and self.tree.id_of(found.attr.dev, found.attr.ino) == node_id
+            ):
                 return found
             self.tree.unlink(node_id, directory, name)
         return await self._through_handle(self.tree.node(node_id))

@@ -155,6 +155,14 @@ class Tree:
         parts.reverse()
         return b"/".join(parts)
 
+    def has_path(self, directory: Directory) -> bool:
+        """Whether a path leads to `directory`: it and those above it have not lost their names."""
+        try:
+            self.path(directory)
+        except OSError:
+            return False
+        return True
+
     def path_of(self, node_id: int) -> bytes:
         """A path of `node_id`. Raises OSError(ESTALE) for orphans."""
         if node_id == ROOT_ID:

@@ -52,7 +52,7 @@ class Place:
 
 @pytest.fixture
 def place(shared: Mounted, request: pytest.FixtureRequest) -> Place:
-    return Place(shared, request.node.originalname.removeprefix("test_"))
+    return Place(shared, request.node.name.removeprefix("test_"))
 
 
 def seen(condition: Callable[[], object], what: str) -> None:
@@ -304,6 +304,26 @@ def test_what_is_held_open_in_a_directory_that_comes_back(place: Place) -> None:
     assert (place.mnt / "b").stat().st_ino == number
     assert {entry.inode() for entry in os.scandir(place.mnt) if entry.name == "b"} == {number}
     seen(lambda: not (place.mnt / "sub" / "b").exists(), "the old name leads nowhere")
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_an_open_file_in_a_directory_that_was_renamed(place: Place, freshness: str, depth: int) -> None:
+    """It goes on being read, and what is written to it is seen: nobody watches it under a name that the node knows."""
+    deep = "/".join(["deep"] * depth)
+    (place.tree / deep).mkdir(parents=True)
+    (place.tree / deep / "file").write_bytes(b"first")
+    known(place.mnt / deep / "file", b"first")
+    with (place.mnt / deep / "file").open("rb") as held:
+        (place.tree / "deep").rename(place.tree / "moved")
+        seen(lambda: not (place.mnt / "deep").exists(), "the directory is gone")
+        assert os.fstat(held.fileno()).st_size == 5
+        assert os.pread(held.fileno(), 100, 0) == b"first"
+        with (place.tree / deep.replace("deep", "moved", 1) / "file").open("ab") as writer:
+            writer.write(b", second")
+        if freshness == "10min":
+            return
+        seen(lambda: os.fstat(held.fileno()).st_size == 13, "what was appended, by fstat")
+        seen(lambda: os.pread(held.fileno(), 100, 0) == b"first, second", "what was appended")
 
 
 def test_what_was_deleted_in_a_directory_that_was_away(place: Place) -> None:
