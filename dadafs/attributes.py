@@ -86,8 +86,7 @@ class Attributes:
         told = attr
         if node is not None and node.pages is not None:
             told = await self._before_telling(node, found, attr, asker)
-        if node is not None:
-            node.told = state_of(told)
+        self.tree.told(node_id, state_of(told))
         return Told(node_id, _astuple(told), self._timeout(found.until, self.session.now()) if told is attr else 0.0)
 
     async def _before_telling(self, node: Node, found: Found, attr: Attr, asker: int = 0) -> Attr:
@@ -113,7 +112,8 @@ class Attributes:
             if not await self.truncation.carried_out(node):
                 node.cut_taken_in = False
                 return attr
-        elif node.pages != state and told != state:
+            told = node.told or state
+        if node.cut is None and state[0] >= told[0] and node.pages != state and told != state:
             with trio.move_on_after(_PAGES_PATIENCE):
                 await self.kernel.pages_now(node.id)
                 await trio.sleep(_PAGE_IN_HAND)  # a reader that got hold of a page just before is done with it by now
@@ -138,11 +138,10 @@ class Attributes:
         found = self._believed(node_id, node, now)
         if found is None or found.attr is None:
             return None
-        if node is not None:
-            state = state_of(found.attr)
-            if node.pages is not None and (node.told != state or node.cut is not None):
-                return None
-            node.told = state
+        state = state_of(found.attr)
+        if node is not None and node.pages is not None and (node.told != state or node.cut is not None):
+            return None
+        self.tree.told(node_id, state)
         return Told(node_id, _astuple(found.attr), self._timeout(found.until, now))
 
     def _believed(self, node_id: int, node: Node | None, now: float) -> Found | None:

@@ -13,7 +13,7 @@ from dadafs.beliefs import lease_covers
 from dadafs.kernel_cache import Emit, Pack, Told, timeout
 from dadafs.listed_ahead import ListedAhead
 from dadafs.listing import Fields, Listing, ListingBuilder, Page
-from dadafs.node import Belief, Directory, Node, State
+from dadafs.node import Belief, Directory, Node, state_in
 from dadafs.policy.lease import NEVER
 from dadafs.session import Session
 from dadafs.tree import Tree
@@ -201,7 +201,9 @@ class Directories:
             fields, timeout = self._tellable(node, fields, timeout)
         if not emit(name, Told(node_id, fields, timeout), cookie):
             return False
-        self.tree.listed(opened.directory, page, index, node_id)
+        node = self.tree.listed(opened.directory, page, index, node_id)
+        if node is not None:
+            node.told = state_in(fields)
         return True
 
     def _pack(
@@ -236,7 +238,9 @@ class Directories:
             fields, timeout = self._tellable(node, fields, timeout)
         if not emit(name, Told(node_id, fields, timeout), cookie):
             return False
-        self.tree.looked_up(directory, name, attr)
+        node = self.tree.looked_up(directory, name, attr)
+        if node is not None:
+            node.told = state_in(fields)
         return True
 
     def _tellable(self, node: Node, fields: Fields, timeout: float) -> tuple[Fields, float]:
@@ -244,7 +248,7 @@ class Directories:
 
         A new one has to wait for `getattr`, which drops the pages first (see `_before_telling`).
         """
-        state: State = (fields[7], fields[11], fields[12])
+        state = state_in(fields)
         if node.pages is None or node.told is None or node.told == state:
             node.told = state
             return fields, timeout

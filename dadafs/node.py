@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
-from dadafs.listing import Listing, Page
+from dadafs.listing import Fields, Listing, Page
 from dadafs.wire.messages import Attr
 
 if TYPE_CHECKING:
@@ -136,6 +136,11 @@ State = tuple[int, int, int]
 def state_of(attr: Attr) -> State:
     """The state that `attr` describes."""
     return attr.size, attr.mtime_ns, attr.ctime_ns
+
+
+def state_in(fields: Fields) -> State:
+    """The same, of the fields of an `Attr`."""
+    return fields[7], fields[11], fields[12]
 
 
 class Xattrs:

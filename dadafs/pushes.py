@@ -56,7 +56,7 @@ class Pushes:
         belief = self._belief(change, child)
         if change.subtree and child is not None:
             self._beliefs.disbelieve_below(child)
-        self._tell_kernel(parent, name, change.attr)
+        self._tell_kernel(parent, name, change)
         listing = parent.listing
         listed = listing is not None and (listing.wanted or listing.find(name) is not None)
         if child is None and listed and listing is not None and not listing.wanted:
@@ -84,9 +84,11 @@ class Pushes:
             self._beliefs.learn_own(root, belief)
         self._kernel.attributes(ROOT_ID)
 
-    def _tell_kernel(self, parent: Directory, name: bytes, attr: Attr | None) -> None:
+    def _tell_kernel(self, parent: Directory, name: bytes, change: Change) -> None:
+        """A directory of which no more is known (`subtree`) may be another one with the same number: its name goes."""
+        attr = change.attr
         known, old = self._beliefs.remembered(parent, name)
-        if known and _same(old, attr):
+        if known and _same(old, attr) and not change.subtree:
             if attr is not None:
                 self._attributes_changed(attr)
             return

@@ -21,7 +21,7 @@ from itertools import islice
 
 from dadafs.beliefs import Beliefs, MetadataBudget
 from dadafs.listing import Fields, Page
-from dadafs.node import OWN_IDS, ROOT_ID, Belief, Directory, Node, Place
+from dadafs.node import OWN_IDS, ROOT_ID, Belief, Directory, Node, Place, State, state_in, state_of
 from dadafs.policy.lease import LeaseClock
 from dadafs.wire.messages import Attr
 
@@ -80,8 +80,9 @@ class Tree:
         if node_id in self._compact and self.place_of(node_id) == (directory, name):
             return node_id
         node = self.node(node_id)
-        state = (fields[7], fields[11], fields[12])
-        if isinstance(node, Directory) or node.opens or node.told in (None, state) or (directory, name) in node.links:
+        if isinstance(node, Directory) or node.opens or (directory, name) in node.links:
+            return node_id
+        if node.told == state_in(fields):
             return node_id
         for link in list(node.links):
             self.unlink(node_id, *link)
@@ -111,7 +112,7 @@ class Tree:
         index = packed & 0xFFFF
         fields = place.page.fields(index)
         node = self._new_node(node_id, fields[0], fields[1], fields[2])
-        node.told = (fields[7], fields[11], fields[12])
+        node.told = state_in(fields)
         node.lookups = place.counts[index]
         self._link(place.directory, place.page.name(index), node)
         self._drop_compact(node_id, node.lookups)
@@ -232,8 +233,9 @@ class Tree:
         if packed is not None:
             place = self._places[packed >> 16]
             index = packed & 0xFFFF
-            same_kind = stat.S_IFMT(place.page.fields(index)[2]) == stat.S_IFMT(attr.mode)
-            if same_kind and place.directory is directory and place.page.name(index) == name:
+            fields = place.page.fields(index)
+            same = stat.S_IFMT(fields[2]) == stat.S_IFMT(attr.mode) and state_in(fields) == state_of(attr)
+            if same and place.directory is directory and place.page.name(index) == name:
                 place.counts[index] += 1
                 return None
         node = self._nodes.get(node_id) or (self.node(node_id) if packed is not None else None)
@@ -253,6 +255,14 @@ class Tree:
         fresh = self._new_node(node.id, attr.dev, attr.ino, attr.mode)
         fresh.lookups = node.lookups
         return fresh
+
+    def told(self, node_id: int, state: State) -> None:
+        """The kernel is told of `state`: what is known from a listing only, and in another state, is an object then."""
+        packed = self._compact.get(node_id)
+        if packed is not None and state_in(self._places[packed >> 16].page.fields(packed & 0xFFFF)) == state:
+            return
+        if self.known(node_id):
+            self.node(node_id).told = state
 
     def listed(self, directory: Directory, page: Page, index: int, node_id: int) -> Node | None:
         """As `looked_up`, for a name that a readdirplus reply hands to the kernel."""
