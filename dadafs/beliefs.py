@@ -7,6 +7,7 @@ more than its share of the RAM budget. Everything here is synchronous.
 from __future__ import annotations
 
 import stat
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
@@ -18,6 +19,8 @@ from dadafs.wire.messages import Attr
 #: Names changed by pushes since the listing, beyond which the directory is listed again rather than patched.
 _MAX_PATCHES = 4096
 _BELIEF_SIZE = 700
+#: So many files that were seen with several names are remembered.
+_MOST_LINKED = 4096
 
 
 class Found(NamedTuple):
@@ -55,6 +58,7 @@ class Beliefs:
         self._budget = budget
         self._moved = moved
         self._recent: dict[Directory, None] = {}
+        self._linked: OrderedDict[tuple[int, int], float] = OrderedDict()  # files seen with several names, and when
 
     def until(self, asked_at: float, generation: int, leased: bool, now: float) -> float:
         """The moment until which something is believed (`LeaseClock.live` holds exactly before it)."""
@@ -77,7 +81,11 @@ class Beliefs:
             found = self._found(belief, now)
         if found is None and listing is not None and (belief is None or belief.asked_at <= listing.asked_at):
             found = self._found_in(directory, listing, name, now)
-        if found is None or found.attr is None or not stat.S_ISDIR(found.attr.mode):
+        if found is None or found.attr is None:
+            return found
+        if self._linked and found.attr.nlink == 1 and self._was_linked(found.attr, found.asked_at):
+            return None
+        if not stat.S_ISDIR(found.attr.mode):
             return found
         child = directory.subdirs.get(name)
         return found if child is None else self.believed_directory(child, now)
@@ -139,6 +147,23 @@ class Beliefs:
             return False, None
         return True, None if place is None else place[0].attr(place[1])
 
+    def note_links(self, attr: Attr, asked_at: float) -> None:
+        """A file has several names: nobody says under which it was known with one only, and who watched that name."""
+        if attr.nlink > 1 and not stat.S_ISDIR(attr.mode):
+            self._linked[attr.dev, attr.ino] = asked_at
+            self._linked.move_to_end((attr.dev, attr.ino))
+            if len(self._linked) > _MOST_LINKED:
+                self._linked.popitem(last=False)
+
+    @property
+    def links_remembered(self) -> int:
+        """Of how many files it is remembered that they had several names."""
+        return len(self._linked)
+
+    def _was_linked(self, attr: Attr, asked_at: float) -> bool:
+        """Whether a file that is believed to have one name was seen with several since."""
+        return self._linked.get((attr.dev, attr.ino), asked_at) > asked_at
+
     def learn_own(self, directory: Directory, belief: Belief) -> None:
         """Remember the attributes of `directory` itself, unless something newer is remembered."""
         if directory.own is None or belief.asked_at >= directory.own.asked_at:
@@ -147,6 +172,8 @@ class Beliefs:
     def learn(self, directory: Directory, name: bytes, belief: Belief) -> None:
         """Remember what is at `name`, unless something newer is remembered."""
         attr = belief.attr
+        if attr is not None:
+            self.note_links(attr, belief.asked_at)
         child = directory.subdirs.get(name)
         if child is not None:
             if attr is None or (attr.dev, attr.ino) != (child.dev, child.ino):

@@ -56,6 +56,8 @@ class Pushes:
         belief = self._belief(change, child)
         if change.subtree and child is not None:
             self._beliefs.disbelieve_below(child)
+        if change.attr is not None:
+            self._beliefs.note_links(change.attr, belief.asked_at)
         self._tell_kernel(parent, name, change)
         listing = parent.listing
         listed = listing is not None and (listing.wanted or listing.find(name) is not None)

@@ -163,6 +163,28 @@ def test_a_directory_that_is_gone_is_taken_from_its_name() -> None:
     assert folder.links == []
 
 
+def test_a_file_that_was_seen_with_several_names_has_no_name_of_its_own() -> None:
+    tree = make()
+    tree.beliefs.learn_listing(tree.root, listing(10.0, Item(b"a", attr(5)), Item(b"b", attr(6)), leased=True))
+    tree.beliefs.leases.passed(30.0)
+    for name in (b"a", b"b"):
+        assert tree.beliefs.believed(tree.root, name, 30.5) is not None
+    folder = tree.looked_up(tree.root, b"d", attr(9, mode=DIR))
+    assert isinstance(folder, Directory)
+    tree.beliefs.learn(folder, b"link", Belief(attr(5, nlink=2), None, 30.5, 1, False))
+    assert tree.beliefs.believed(tree.root, b"a", 30.6) is None
+    assert tree.beliefs.believed(tree.root, b"b", 30.6) is not None
+    tree.beliefs.learn(tree.root, b"a", Belief(attr(5), None, 31.0, 1, True))  # the other name is gone
+    assert tree.beliefs.believed(tree.root, b"a", 31.1) is not None
+
+
+def test_so_many_links_are_remembered() -> None:
+    beliefs = make().beliefs
+    for number in range(10_000):
+        beliefs.note_links(attr(number, nlink=2), 10.0)
+    assert beliefs.links_remembered < 10_000
+
+
 def test_the_oldest_directory_is_forgotten_first() -> None:
     tree = make(limit=25_000)
     folders = []

@@ -232,6 +232,21 @@ def test_mode_owner_and_link_count(place: Place) -> None:
     assert (place.mnt / "file").stat().st_ino == (place.mnt / "second").stat().st_ino
 
 
+def test_a_link_to_a_file_that_was_only_looked_at(place: Place) -> None:
+    """Its directory is watched, which says nothing of a link that is made in another one; but that one is watched, too.
+
+    It came when its directory had been listed: nobody asked the head for it, and nobody watches the file itself.
+    """
+    (place.tree / "there").mkdir()
+    seen(lambda: os.listdir(place.mnt) == ["there"], "the directory")
+    assert os.listdir(place.mnt / "there") == []
+    (place.tree / "file").write_bytes(b"content")
+    seen(lambda: sorted(os.listdir(place.mnt)) == ["file", "there"], "the file")
+    seen(lambda: (place.mnt / "file").stat().st_size == 7, "its size")
+    os.link(place.tree / "file", place.tree / "there" / "other")
+    seen(lambda: (place.mnt / "file").stat().st_nlink == 2, "the link count by the first name")
+
+
 def test_symbolic_link_changed(place: Place) -> None:
     (place.tree / "a").write_bytes(b"a")
     (place.tree / "b").write_bytes(b"b")
