@@ -23,6 +23,7 @@ from dadafs.explain import Explainer
 from dadafs.guard import Guard, guarded
 from dadafs.identities import READ, SEARCH, Mapping
 from dadafs.in_place import ACLS, InPlace
+from dadafs.interrupts import Interrupts
 from dadafs.kernel_cache import Told
 from dadafs.kernel_readahead import KernelReadahead
 from dadafs.kernel_size import ask, kernel_size
@@ -207,8 +208,15 @@ class FuseAdapter(pyfuse3.Operations):
         self._explainer = explainer
         self._session = operations.session
         self._squash = Squash(operations, explainer)
-        self.in_place = InPlace(operations, virtual, explainer, self.read)
-        self.guard = Guard(counters, patience=patience, error=pyfuse3.FUSEError, describe=self._describe)
+        interrupts = Interrupts(_current)
+        self.in_place = InPlace(operations, virtual, explainer, self.read, interrupts)
+        self.guard = Guard(
+            counters,
+            patience=patience,
+            error=pyfuse3.FUSEError,
+            describe=self._describe,
+            interrupts=interrupts,
+        )
         self.readahead: KernelReadahead | None = None  #: where the kernel's own readahead could not be raised
         self._listed = pyfuse3.EntryAttributes()
         logging.getLogger("pyfuse3").addFilter(_AbandonedReplies())
@@ -417,6 +425,11 @@ def mount(adapter: FuseAdapter, mountpoint: str, options: Iterable[str], *, acls
 def negotiated() -> dict[str, object]:
     """What was agreed with the kernel beyond pyfuse3's own; empty where the compiled part had no say."""
     return dict((fuse_session and fuse_session.negotiated()) or {})
+
+
+def _current() -> tuple[int, int]:
+    """Number and thread of the request that is being processed; (0, 0) where the compiled part does not say."""
+    return (0, 0) if fuse_session is None else fuse_session.current()
 
 
 def answered_in_place() -> int:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar, cast
 import trio
 
 from dadafs.counters import Counters
+from dadafs.interrupts import Interrupts
 from dadafs.journal import fields
 
 log = logging.getLogger(__name__)
@@ -62,12 +63,14 @@ class Guard:
         patience: float,
         error: Callable[[int], Exception],
         describe: Callable[[str, tuple[Any, ...]], str],
+        interrupts: Interrupts | None = None,
     ) -> None:
         self._counters = counters
         self._patience = patience
         self._describe = describe
         self._throttle = Throttle()
         self.error = error
+        self.interrupts = interrupts or Interrupts(_nobody)
 
     async def within(self, work: Awaitable[R]) -> R:
         """The result of `work`. Raises TimeoutError where it takes longer than the patience."""
@@ -107,6 +110,11 @@ class Guard:
         log.log(level, "EIO (%s) %s %s: %s%s", site, call, what, cause, more, exc_info=exc_info, extra=about)
 
 
+def _nobody() -> tuple[int, int]:
+    """No request is known."""
+    return 0, 0
+
+
 class Guarded(Protocol):
     """An object whose handlers are guarded."""
 
@@ -124,7 +132,9 @@ def guarded(site: str) -> Callable[[H], H]:
         @functools.wraps(handler)
         async def inner(self: Guarded, *args: Any, **kwargs: Any) -> Any:
             try:
-                return await handler(self, *args, **kwargs)
+                with self.guard.interrupts.waiting():
+                    return await handler(self, *args, **kwargs)
+                raise self.guard.error(errno.EINTR)  # whoever asked is being killed
             except OSError as problem:
                 raise self.guard.refused(site, call, problem, args) from None
             except trio.Cancelled:

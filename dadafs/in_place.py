@@ -14,6 +14,7 @@ import trio
 
 from dadafs.explain import Explainer
 from dadafs.identities import ACCESS_ACL, DEFAULT_ACL, Mapping
+from dadafs.interrupts import Interrupts
 from dadafs.kernel_cache import Told
 from dadafs.kernel_readahead import KernelReadahead
 from dadafs.listing import Page
@@ -35,6 +36,7 @@ NAMES = (
     "releasedir",
     "idle",
     "number",
+    "interrupt",
 )
 ACLS = {ACCESS_ACL, DEFAULT_ACL}
 _NO_VALUE = {errno.ENODATA, errno.ENOTSUP}
@@ -54,6 +56,7 @@ class InPlace:
         virtual: VirtualFiles,
         explainer: Explainer,
         read: Callable[[int, int, int], Awaitable[Data]],
+        interrupts: Interrupts,
     ) -> None:
         self._operations = operations
         self._explainer = explainer
@@ -61,6 +64,7 @@ class InPlace:
         self._session = operations.session
         self.readahead: KernelReadahead | None = None  #: as in the adapter
         self._read = read
+        self._interrupts = interrupts
         self._nursery: trio.Nursery | None = None
         self._reply: Callable[[object, Data], object] = getattr(fuse_session, "reply", _nothing)
         self._fail: Callable[[object, int], object] = getattr(fuse_session, "fail", _nothing)
@@ -69,6 +73,7 @@ class InPlace:
     def start(self, nursery: trio.Nursery) -> None:
         """Reads are answered later from now on; those that need a task after all get one in `nursery`."""
         self._nursery = nursery
+        self._interrupts.start(nursery)
 
     def functions(self) -> dict[str, Callable[..., object]]:
         """By the names that the compiled part gives them."""
@@ -121,18 +126,27 @@ class InPlace:
         if data is not None or nursery is None:
             return data
 
+        asked = self._interrupts.later()
+
         def done(data: memoryview | None) -> None:
             if data is not None:
+                self._interrupts.done(asked)
                 self._reply(request, data)
                 if self.readahead is not None:
                     self.readahead.read(handle, offset, length)
             else:
-                nursery.start_soon(self._by_task, request, handle, offset, length)
+                nursery.start_soon(self._by_task, request, asked, handle, offset, length)
 
-        return self._operations.read_later(handle, offset, length, done) or None
+        later = self._operations.read_later(handle, offset, length, done)
+        if not later:
+            self._interrupts.done(asked)
+        return later or None
 
-    async def _by_task(self, request: object, handle: int, offset: int, length: int) -> None:
+    async def _by_task(self, request: object, asked: tuple[int, int], handle: int, offset: int, length: int) -> None:
         """Answer a read that could not be answered without a task after all."""
+        if not self._interrupts.claim(asked):
+            self._fail(request, errno.EINTR)
+            return
         try:
             data = await self._read(handle, offset, length)
         except Exception as error:  # what the guarded handler raises: it has told of it
@@ -179,6 +193,10 @@ class InPlace:
     def number(self, node_id: int) -> int:
         """The inode number to show for an object whose id is not that number."""
         return self._operations.tree.number_of(node_id)
+
+    def interrupt(self, number: int) -> None:
+        """A signal reached whoever waits for this request."""
+        self._interrupts.interrupted(number)
 
     def forget(self, node_id: int, count: int) -> bool:
         """The kernel gives `count` references back."""

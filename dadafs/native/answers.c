@@ -34,7 +34,7 @@
 
 static const char *const names[COUNT] = {"lookup", "getattr",  "open",    "read",    "release",
                                          "forget", "getxattr", "opendir", "readdir", "releasedir", "idle",
-                                         "number"};
+                                         "number",   "interrupt"};
 static PyObject *callables[COUNT];
 static struct fuse_lowlevel_ops inner;
 static int in_place;             /* whether the request processed last was answered here, or will be */
@@ -455,6 +455,14 @@ static int another(int fd, int patience)
 typedef void process_fn(struct fuse_session *, const struct fuse_buf *);
 typedef int receive_fn(struct fuse_session *, struct fuse_buf *);
 
+static void carry_out(process_fn *process, struct fuse_session *session, const struct fuse_buf *request)
+{
+    in_place = 0;
+    interrupts_before(request);
+    process(session, request);
+    in_place |= interrupts_after(request);
+}
+
 /* What pyfuse3 calls for each request it has received. */
 __attribute__((visibility("default"))) void
 fuse_session_process_buf(struct fuse_session *session, const struct fuse_buf *request)
@@ -469,17 +477,15 @@ fuse_session_process_buf(struct fuse_session *session, const struct fuse_buf *re
         *(void **)&receive = dlsym(libfuse, "fuse_session_receive_buf");
         *(void **)&process = dlsym(libfuse, "fuse_session_process_buf");
     }
-    in_place = 0;
     current = session;
-    process(session, request);
+    carry_out(process, session, request);
     if (!in_place || !receive)
         return;
     end = now_ns() + TURN_NS;
     while (in_place && now_ns() < end && !fuse_session_exited(session) && another(fuse_session_fd(session), awaited)) {
         if (receive(session, &next) <= 0)
             return; /* interrupted, or the end: pyfuse3 will see it as well */
-        in_place = 0;
-        process(session, &next); /* what is not answered in place is left for pyfuse3 to wait for, so it is the last */
+        carry_out(process, session, &next); /* what is not answered in place is left for pyfuse3 to wait for, so it is the last */
     }
 }
 

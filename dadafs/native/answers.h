@@ -10,7 +10,8 @@
 #include <fuse_lowlevel.h>
 
 /* What Python is asked; the names are in answers.c. */
-enum { LOOKUP, GETATTR, OPEN, READ, RELEASE, FORGET, GETXATTR, OPENDIR, READDIR, RELEASEDIR, IDLE, NUMBER, COUNT };
+enum { LOOKUP, GETATTR, OPEN, READ, RELEASE, FORGET, GETXATTR, OPENDIR, READDIR, RELEASEDIR, IDLE, NUMBER,
+       INTERRUPT, COUNT };
 
 /* A new reference to what the callable says to `arguments`, which is released; NULL where it has nothing to say. */
 PyObject *answers_ask(int which, PyObject *arguments);
@@ -35,6 +36,11 @@ void answers_set_time(struct timespec *time, long long ns);
 
 /* The inode number to show for the object `id`: see replies.c. */
 ino_t replies_number(unsigned long long id);
+
+/* What interrupts.c does with each request before and after it is processed; `after`: whether it was an interrupt. */
+void interrupts_before(const struct fuse_buf *request);
+int interrupts_after(const struct fuse_buf *request);
+PyObject *interrupts_current(PyObject *module, PyObject *unused);
 
 /* answered() -> requests answered in place so far, of the module. */
 PyObject *answers_count(PyObject *module, PyObject *unused);

@@ -172,6 +172,7 @@ static PyMethodDef methods[] = {
     {"entries", entries_many, METH_VARARGS,
      "entries(names, starts, records, first, stop, cookie, room, lasting, passing) -> (bytes, count): names of a page,\n"
      "as many as there is room for; `cookie` is that of the second one."},
+    {"current", interrupts_current, METH_NOARGS, "current() -> (number, thread) of the request that was processed last."},
     {"answered", answers_count, METH_NOARGS, "How many requests were answered in place so far."},
     {NULL, NULL, 0, NULL}};
 
