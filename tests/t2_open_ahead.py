@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from dadafs.wire.messages import (
 )
 from tests.checklogs import ExpectedLog
 from tests.harness.node import Node, NodeFailed, connected
-from tests.harness.processes import HeadProcess
+from tests.harness.processes import HeadProcess, wait_until
 
 
 @pytest.fixture
@@ -63,6 +64,9 @@ def test_contents_come_with_handles_that_can_be_read(head: HeadProcess, tree: Pa
     contents = {f"file{number}".encode(): os.urandom(number * 1000) for number in range(20)}
     for name, content in contents.items():
         (tree / "dir" / os.fsdecode(name)).write_bytes(content)
+    # What was read while a file's times proved nothing is kept for 20 ms: it may be gone when it is looked for again.
+    changed = max(entry.stat().st_ctime_ns for entry in os.scandir(tree / "dir"))
+    wait_until(lambda: time.time_ns() > changed + 200_000_000, "the times of the files prove what they are")
 
     async def main() -> None:
         async with connected(head.port) as node:
