@@ -171,7 +171,7 @@ class MountProcess:
             notices = fuse_adapter.KernelNotices(self._options.mountpoint)
             tree = Tree(welcome.root, session.leases, cache, asked_at=session.now())
             operations = Operations(session, tree, files, reader, notices, self._counters)
-            pushes = Pushes(tree, notices, session.now, lambda: session.generation)
+            pushes = Pushes(tree, notices, session.now, lambda: session.generation, operations.open_files)
             session.on_changes(pushes.received)
             files.on_change(operations.file_changed)
             session.report_more = operations.activity.report

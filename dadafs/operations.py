@@ -458,6 +458,10 @@ class Operations(Attributes):
         except OSError:
             return f"object {node_id}"
 
+    def open_files(self) -> set[Node]:
+        """Every file that is open."""
+        return {opened.node for opened in self._handles.values()}
+
     def name_of_handle(self, handle: int) -> str:
         """What to call an open file in a log line."""
         opened = self._handles.get(handle)

@@ -7,11 +7,11 @@ is the only way to reach pages that are mapped.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from dadafs.beliefs import lease_covers
 from dadafs.kernel_cache import KernelCache
-from dadafs.node import ROOT_ID, Belief, Directory
+from dadafs.node import ROOT_ID, Belief, Directory, Node
 from dadafs.tree import Tree
 from dadafs.wire.messages import Attr, Change, Changes, LeasesLost
 from dadafs.wire.paths import split
@@ -23,13 +23,19 @@ class Pushes:
     """Applies the head's pushes to one mount."""
 
     def __init__(
-        self, tree: Tree, kernel: KernelCache, now: Callable[[], float], generation: Callable[[], int]
+        self,
+        tree: Tree,
+        kernel: KernelCache,
+        now: Callable[[], float],
+        generation: Callable[[], int],
+        open_files: Callable[[], Iterable[Node]],
     ) -> None:
         self._tree = tree
         self._beliefs = tree.beliefs
         self._kernel = kernel
         self._now = now
         self._generation = generation
+        self._open_files = open_files
 
     def received(self, push: Changes | LeasesLost) -> None:
         """Take a push in. Never raises: a push that makes no sense is logged and costs the beliefs, not the mount."""
@@ -96,7 +102,7 @@ class Pushes:
             return
         gone = parent.subdirs.get(name)
         if gone is not None:
-            for above, held in self._tree.held_below(gone):
+            for above, held in self._tree.held_below(gone, self._open_files()):
                 self._kernel.entry(above, held)
         self._kernel.entry(parent.id, name)
         if not known or (old is None) != (attr is None):

@@ -16,7 +16,7 @@ import errno
 import os
 import stat
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from dadafs.beliefs import Beliefs, MetadataBudget
@@ -395,21 +395,15 @@ class Tree:
             node = None if node is None else node.subdirs.get(part)
         return node
 
-    def held_below(self, directory: Directory) -> list[tuple[int, bytes]]:
+    def held_below(self, directory: Directory, open_files: Iterable[Node]) -> list[tuple[int, bytes]]:
         """Names below `directory`, as (directory's id, name), that the kernel keeps when it forgets that one's name.
 
-        Those of files that are open, and of directories, which may be in use: it would find them again below a
-        directory that comes back.
+        Those of `open_files`, and of directories, which may be in use: it would find them again below a directory
+        that comes back.
         """
         below = {each.id: each for each in self.beliefs.below(directory)}
         names = [(each.links[-1][0].id, each.links[-1][1]) for each in below.values() if each is not directory]
-        names += [
-            (parent.id, name)
-            for node in self._nodes.values()
-            if node.opens and not isinstance(node, Directory)
-            for parent, name in node.links
-            if parent.id in below
-        ]
+        names += [(parent.id, name) for node in open_files for parent, name in node.links if parent.id in below]
         return names
 
     def statistics(self) -> dict[str, int]:

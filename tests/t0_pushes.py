@@ -34,7 +34,9 @@ class Kernel:
 
 def pushed(tree: Tree, path: bytes, found: Attr | None, *, subtree: bool = False) -> list[tuple[int, bytes]]:
     kernel = Kernel()
-    pushes = Pushes(tree, kernel, lambda: 1.0, lambda: 1)  # type: ignore[arg-type]  # what a push needs of it
+    node = tree.find(9)
+    assert node is not None
+    pushes = Pushes(tree, kernel, lambda: 1.0, lambda: 1, lambda: [node])  # type: ignore[arg-type]  # what a push needs of it
     pushes.received(Changes([Change(path, found, None, subtree)]))
     return kernel.entries
 
@@ -50,9 +52,7 @@ def tree() -> Tree:
     tree.beliefs.learn(tree.root, b"d", Belief(attr(6, mode=DIR), None, 0.0, 1, True))
     tree.looked_up(folder, b"deep", attr(7, mode=DIR))
     tree.looked_up(folder, b"closed", attr(8))
-    node = tree.looked_up(folder, b"open", attr(9))
-    assert node is not None
-    node.opens += 1
+    tree.looked_up(folder, b"open", attr(9))
     return tree
 
 

@@ -112,7 +112,8 @@ class Bench:
         nodes = Tree(self.session.welcome.root, self.session.leases, cache, asked_at=self.session.now())
         reader: Any = FakeReader(tree)
         self.operations = Operations(self.session, nodes, files, reader, self.kernel, counters)
-        pushes = Pushes(nodes, self.kernel, self.session.now, lambda: self.session.generation)
+        generation, open_files = lambda: self.session.generation, self.operations.open_files
+        pushes = Pushes(nodes, self.kernel, self.session.now, generation, open_files)
         self.session.on_changes(pushes.received)
         files.on_change(self.operations.file_changed)
         self.explainer = Explainer(self.operations, head="head:1", export="data")

@@ -153,3 +153,18 @@ def test_a_signal_that_a_program_lives_with_interrupts_nothing(tmp_path: Path, e
         program.process.kill()
         wait_until(program.ended, "it is killed", MARGIN)
         assert program.process.returncode == -signal.SIGKILL
+
+
+def test_only_who_is_killed_is_let_go(tmp_path: Path, expected_log: ExpectedLog) -> None:
+    """Each request is its own process's: one after the other is killed, and those that are left wait on."""
+    with silent(tmp_path, expected_log, 600.0, ["look-up", "listing", "open"]) as programs:
+        for program in programs:
+            program.go_on()
+        for program in programs:
+            wait_until(lambda program=program: _in_the_kernel(program), program.what)
+        while programs:
+            killed = programs.pop(len(programs) // 2)
+            killed.process.kill()
+            wait_until(killed.ended, f"{killed.what} is killed", MARGIN)
+            for program in programs:
+                assert not program.ended(), f"{program.what} when {killed.what} was killed"

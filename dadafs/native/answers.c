@@ -353,7 +353,7 @@ static void opendir_(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 static void readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
 {
     PyObject *answer = answers_ask(READDIR, Py_BuildValue("(KLn)", (unsigned long long)fi->fh, (long long)offset,
-                                                  (Py_ssize_t)size));
+                                                          (Py_ssize_t)size));
 
     if (answer && PyBytes_Check(answer) && (size_t)PyBytes_GET_SIZE(answer) <= size) {
         fuse_reply_buf(req, PyBytes_AS_STRING(answer), (size_t)PyBytes_GET_SIZE(answer));
@@ -485,7 +485,8 @@ fuse_session_process_buf(struct fuse_session *session, const struct fuse_buf *re
     while (in_place && now_ns() < end && !fuse_session_exited(session) && another(fuse_session_fd(session), awaited)) {
         if (receive(session, &next) <= 0)
             return; /* interrupted, or the end: pyfuse3 will see it as well */
-        carry_out(process, session, &next); /* what is not answered in place is left for pyfuse3 to wait for, so it is the last */
+        /* what is not answered in place is left for pyfuse3 to wait for, so it is the last */
+        carry_out(process, session, &next);
     }
 }
 
