@@ -10,7 +10,7 @@ from contextlib import suppress
 import trio
 
 from dadafs.journal import fields
-from dadafs.wire.channel import Channel, ChannelClosed
+from dadafs.wire.channel import Channel, ChannelClosed, InPlace
 from dadafs.wire.frame import FrameError, Kind
 from dadafs.wire.messages import (
     BLOCK_SIZE,
@@ -184,7 +184,10 @@ class NodeConnection:
 
     async def _receive_all(self, session: Session, nursery: trio.Nursery) -> None:
         receive, at_hand = self.channel.receive, self._service.at_hand
+        answer = self._hot_answers(session)
         while True:
+            if answer is not None:
+                await self.channel.answer_in_place(answer)
             frame = await receive()
             if frame.kind is not Kind.REQUEST or frame.payload_length:
                 self.channel.close("a node sends requests only")
@@ -200,6 +203,15 @@ class NodeConnection:
             except trio.WouldBlock:
                 await self._slots.acquire_on_behalf_of(holder)
             nursery.start_soon(self._answer, session, frame.request_id, frame.message, holder, reply)
+
+    def _hot_answers(self, session: Session) -> InPlace | None:
+        """What answers hot reads before they are received here; None where nothing does."""
+        channel, fragments = self.channel, session.exported.fragments
+        if self.is_control or not channel.plain:
+            return None
+        return fragments.hot_reads.answers(
+            session, fragments.fragment_size, lambda size: self._packing.never_pays(size, channel, self._link)
+        )
 
     async def _answer(
         self, session: Session, request_id: int, request: Message, holder: object, reply: Reply | None

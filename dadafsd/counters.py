@@ -74,11 +74,16 @@ class Counters:
 
     def serve(self, export: str, node: str, tier: str, size: int) -> None:
         """A read of `size` bytes was answered from `tier`."""
+        tally = self.tally(export, node, tier)
+        tally.reads += 1
+        tally.bytes += size
+
+    def tally(self, export: str, node: str, tier: str) -> Tally:
+        """What is counted of the reads of one node that `tier` answers."""
         tally = self.served.get((export, node, tier))
         if tally is None:
             tally = self.served[export, node, tier] = Tally()
-        tally.reads += 1
-        tally.bytes += size
+        return tally
 
     def as_dict(self) -> dict[str, object]:
         """Everything, for the admin socket: nested plain dictionaries."""

@@ -15,6 +15,7 @@ from dadafs.wire.messages import Attr, Identities
 from dadafsd.counters import Counters
 from dadafsd.export import Export
 from dadafsd.fragments import Fragments
+from dadafsd.hot_reads import HotReads
 from dadafsd.leases import Leases
 from dadafsd.open_files import OpenFiles
 from dadafsd.origin_pool import OriginPool
@@ -123,6 +124,7 @@ def assemble(
     counters: Counters,
     nursery: trio.Nursery,
     descriptors: int = 4096,
+    hot_reads: HotReads | None = None,
 ) -> Exported:
     """Everything that serves `export`; its background tasks run in `nursery`."""
     become = _become(export, options)
@@ -143,6 +145,7 @@ def assemble(
         fragment_size=options.fragment_size,
         unsettled_seconds=UNSETTLED_SECONDS,
         spawn=spawn,
+        hot_reads=hot_reads,
     )
     leases = _leases(export, options, pool, files, counters, fragments)
     nursery.start_soon(leases.run)

@@ -14,7 +14,8 @@ import msgspec
 import trio
 
 from dadafs.wire.messages import BLOCK_SIZE, Attr, Version
-from dadafsd.counters import Counters
+from dadafsd.counters import MEMORY, Counters
+from dadafsd.hot_reads import HotReads
 from dadafsd.open_files import OpenFile, OpenFiles
 from dadafsd.origin_pool import OriginPool, Ticket
 from dadafsd.origin_read import Clock, Piece, read_piece
@@ -87,12 +88,14 @@ class Fragments:
         fragment_size: int,
         unsettled_seconds: float,
         spawn: Callable[..., object],
+        hot_reads: HotReads | None = None,
     ) -> None:
         self.export = export
         self.fragment_size = fragment_size
         self.admission = Admission()
         self.keeping = Keeping()
         self.memory = memory
+        self.hot_reads = HotReads() if hot_reads is None else hot_reads
         self._files = files
         self._pool = pool
         self._store = store
@@ -118,7 +121,13 @@ class Fragments:
 
     def at_hand(self, want: Wanted) -> Found | None:
         """What can be answered without waiting: memory, or a record that the kernel has in memory."""
-        return self._at_hand(want, self._store.at_hand if self._store is not None else None)
+        found = self._at_hand(want, self._store.at_hand if self._store is not None else None)
+        if found is not None and found.settled:
+            if found.piece is not None:
+                self.hot_reads.keep_piece(want.key, found.piece, found.tier)
+            elif found.record is not None and self._store is not None:
+                self._store.sent_hot(want.key, found.record)
+        return found
 
     def _hot(self, want: Wanted) -> Found | None:
         """The same without looking for a record that is not open yet."""
@@ -129,7 +138,7 @@ class Fragments:
             return None
         piece = self.memory.get(want.key, trio.current_time())
         if piece is not None:
-            return Found("memory", piece.settled, piece.checksums, 0, piece=piece)
+            return Found(MEMORY, piece.settled, piece.checksums, 0, piece=piece)
         record = find(want.key) if find is not None else None
         if record is None or not record.resident(*want.span):
             return None

@@ -25,13 +25,12 @@ from dadafsd.config import HeadConfig, open_exports
 from dadafsd.connections import NodeConnection
 from dadafsd.counters import Counters
 from dadafsd.exported import Exported, assemble
+from dadafsd.hot_reads import HotReads, Memory
 from dadafsd.jobs import Jobs
 from dadafsd.live import LiveSettings
 from dadafsd.notify import Notifier
 from dadafsd.open_files import raise_descriptor_limit
-from dadafsd.origin_read import Piece
 from dadafsd.packing import Packing
-from dadafsd.policy.recent import Recent
 from dadafsd.service import Service
 from dadafsd.sessions import Sessions
 from dadafsd.stack_dump import on_usr1, print_tasks
@@ -58,7 +57,8 @@ class Head:
         self.counters = Counters()
         self.sessions = Sessions()
         self.service = Service(self.sessions, self.counters)
-        self.memory: Recent[Piece] = Recent(config.settings["memory"])
+        self.hot_reads = HotReads()
+        self.memory = Memory(config.settings["memory"], self.hot_reads)
         self.exports: dict[str, Exported] = {}
         self.store: StoreAccess | None = None
         self.packing: Packing | None = None
@@ -81,7 +81,12 @@ class Head:
                     limit = self.config.settings["write_queue"]
                     hot = hot_records(descriptors, sum(tier.settings.size for tier in store.tiers))
                     self.store = StoreAccess(
-                        store, self.counters, queue_limit=limit, in_memory=self._in_memory, hot_records=hot
+                        store,
+                        self.counters,
+                        queue_limit=limit,
+                        in_memory=self._in_memory,
+                        hot_records=hot,
+                        hot_reads=self.hot_reads,
                     )
                     descriptors -= hot
                     nursery.start_soon(self.store.run)
@@ -89,7 +94,14 @@ class Head:
                 nursery.start_soon(self.packing.run)
                 for export, options in opened:
                     self.exports[export.name] = assemble(
-                        export, options, self.memory, self.store, self.counters, nursery, descriptors // len(opened)
+                        export,
+                        options,
+                        self.memory,
+                        self.store,
+                        self.counters,
+                        nursery,
+                        descriptors // len(opened),
+                        self.hot_reads,
                     )
                 await self._listen(nursery)
                 live = LiveSettings(self, nursery)

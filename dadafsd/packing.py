@@ -43,20 +43,30 @@ class Packing:
 
     def pays(self, reply: Reply, channel: Channel, link: Link) -> bool:
         """Whether to pack this reply before it is sent on `channel`; for the loop, so it never waits."""
-        mode = self._mode()
-        if mode == "off" or type(reply.message) is not Blocks or reply.message.size < BLOCK_SIZE:
+        if type(reply.message) is not Blocks or reply.message.size < BLOCK_SIZE:
             return False
-        if mode == "auto" and link.due(reply.message.size):
-            delivery = channel.delivery()
-            if delivery is not None:
-                link.measured(delivery.rate, idle=delivery.idle)
-        enough = most(link.rate, self._speed.at(trio.current_time()), always=mode == "on")
+        enough = self._enough(reply.message.size, channel, link)
         if not enough or self._pool.busy >= self._slots:  # the processors are the narrow place
             return False
         if reply.packed_as in self._kept:
             return True
         sample = _sample(reply)
         return bool(sample) and len(lz4.block.compress(sample, store_size=False)) <= enough * len(sample)
+
+    def never_pays(self, size: int, channel: Channel, link: Link) -> bool:
+        """Whether payloads of `size` bytes together go raw on `channel` for now, however much they would shrink."""
+        return not self._enough(size, channel, link)
+
+    def _enough(self, size: int, channel: Channel, link: Link) -> float:
+        """The part of its size to which a payload must shrink to be packed; 0: none is."""
+        mode = self._mode()
+        if mode == "off":
+            return 0.0
+        if mode == "auto" and link.due(size):
+            delivery = channel.delivery()
+            if delivery is not None:
+                link.measured(delivery.rate, idle=delivery.idle)
+        return most(link.rate, self._speed.at(trio.current_time()), always=mode == "on")
 
     async def pack(self, reply: Reply) -> Reply:
         """The same reply with its payload as one LZ4 block; as it is where that failed or made nothing smaller."""

@@ -8,7 +8,7 @@ import msgspec
 
 from dadafs.wire.messages import BLOCK_SIZE, Blocks, Message
 from dadafsd.fragments import Found, Wanted
-from dadafsd.store.settings import KIND_RAM
+from dadafsd.hot_reads import told
 from dadafsd.store_access import Record
 
 
@@ -61,7 +61,7 @@ def _kind(found: Found) -> str:
     """Where the node is told that its blocks came from: `memory`, `ssd` or `origin`, whatever tiers are called."""
     if found.record is None:
         return found.tier
-    return "memory" if found.record.stored.kind == KIND_RAM else "ssd"
+    return told(found.record.stored.kind)
 
 
 def _runs(checksums: Sequence[int], known: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:

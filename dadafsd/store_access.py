@@ -18,6 +18,7 @@ from dadafs.checksum import damaged_blocks
 from dadafs.wire.messages import DEFAULT_FRAGMENT_SIZE
 from dadafsd import long_writes
 from dadafsd.counters import Counters
+from dadafsd.hot_reads import HotReads
 from dadafsd.jobs import Job
 from dadafsd.origin_pool import OriginPool
 from dadafsd.residency import is_resident, read_resident
@@ -94,9 +95,11 @@ class StoreAccess:
         in_memory: Callable[[FragmentKey], tuple[bytes, list[int]] | None] = lambda _: None,
         deadline: float = 5.0,
         hot_records: int = HOT_RECORDS,
+        hot_reads: HotReads | None = None,
     ) -> None:
         self.store = store
         self._hot_records = hot_records
+        self._hot_reads = HotReads() if hot_reads is None else hot_reads
         self.writes = WriteBehind(store, counters, limit=queue_limit, in_memory=in_memory)
         self._counters = counters
         self._pool = OriginPool("the cache directory", slots=4, deadline=deadline)
@@ -116,6 +119,12 @@ class StoreAccess:
             if record.promotable and now - record.found_at > APART:
                 self._promote_later(key, record)
         return record
+
+    def sent_hot(self, key: FragmentKey, record: Record) -> None:
+        """A read was answered from `record`, which is kept open: the next one may be answered without us."""
+        if self._hot.get(key) is record:
+            waits = record.found_at + APART - trio.current_time()
+            self._hot_reads.keep_record(key, record, max(0.0, waits) if record.promotable else -1.0)
 
     def at_hand(self, key: FragmentKey) -> Record | None:
         """A record that is open already, or is opened without waiting; for the loop."""
@@ -163,7 +172,7 @@ class StoreAccess:
     async def damaged(self, key: FragmentKey) -> None:
         """A checksum of this record failed: forget it everywhere."""
         self._counters.events["store_damaged"] += 1
-        self._hot.pop(key, None)
+        self._close(key)
         try:
             await self._pool.run(self.store.damaged, key)
         except OSError as error:
@@ -172,7 +181,7 @@ class StoreAccess:
     async def forget(self, export: str, identity: tuple[int, int]) -> None:
         """Nothing that is kept of this file may be."""
         for key in [key for key in self._hot if key.export == export and key.version.identity == identity]:
-            del self._hot[key]
+            self._close(key)
         await self.wait_scanned(SCAN_PATIENCE)
         try:
             await self.call(self.store.evict, export, identity)
@@ -219,7 +228,8 @@ class StoreAccess:
 
     def forget_hot(self) -> None:
         """Close every record that is kept open without being sent right now."""
-        self._hot.clear()
+        for key in list(self._hot):
+            self._close(key)
 
     async def run(self) -> None:
         """The tasks of this object; never returns."""
@@ -256,7 +266,25 @@ class StoreAccess:
         record.used = trio.current_time()
         self._hot[key] = record
         while len(self._hot) > self._hot_records:
-            self._hot.popitem(last=False)
+            oldest = next(iter(self._hot))
+            if not self._used_meanwhile(oldest):
+                self._close(oldest)
+
+    def _used_meanwhile(self, key: FragmentKey) -> bool:
+        """Whether the compiled part used this record after we did; it then has its place by that."""
+        record = self._hot[key]
+        used = trio.current_time() - self._hot_reads.idle(key, record)
+        if used < record.used + 0.001:  # no later than we did, as well as two clocks can tell
+            return False
+        record.used = used
+        self._hot.move_to_end(key)
+        return True
+
+    def _close(self, key: FragmentKey) -> None:
+        """Keep this record open no more; whoever is sending it right now still holds it."""
+        record = self._hot.pop(key, None)
+        if record is not None:
+            self._hot_reads.drop(key, record)
 
     async def _close_idle(self) -> None:
         while True:
@@ -266,7 +294,9 @@ class StoreAccess:
                 key, record = next(iter(self._hot.items()))
                 if record.used > limit:
                     break
-                del self._hot[key], record
+                if not self._used_meanwhile(key):
+                    self._close(key)
+                del record
 
     async def _copy_all(self) -> None:
         while True:
@@ -279,7 +309,7 @@ class StoreAccess:
         try:
             if await self._copiers.run(_copy, self.store, key, record):
                 self._counters.events["promoted"] += 1
-                self._hot.pop(key, None)  # the next reader finds the copy
+                self._close(key)  # the next reader finds the copy
         except OSError as error:
             self._counters.events["store_errors"] += 1
             log.debug("not copied into memory: %s", error)

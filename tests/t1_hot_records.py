@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from dadafsd.counters import Counters
+from dadafsd.hot_reads import HotReads
 from dadafsd.store import FragmentStore, TierSettings
-from dadafsd.store_access import HOT_RECORDS, MOST_HOT_RECORDS, StoreAccess, hot_records
+from dadafsd.store.record import Stored
+from dadafsd.store_access import (
+    HOT_RECORDS,
+    HOT_SECONDS,
+    MOST_HOT_RECORDS,
+    Record,
+    StoreAccess,
+    hot_records,
+)
+from tests.checklogs import ExpectedLog
 from tests.harness.fragments import MIB, insert, key_of
 
 RECORDS = 12
@@ -35,6 +47,89 @@ def test_the_last_ones_are_found_open(tmp_path: Path, kept: int) -> None:
             store.close()
 
     trio.run(main)
+
+
+def test_the_compiled_part_has_what_is_kept_open_and_nothing_else(tmp_path: Path, expected_log: ExpectedLog) -> None:
+    """However a record is let go of; and one that only the compiled part uses is not the oldest."""
+    expected_log.add("data damaged")
+
+    async def main() -> None:
+        store = FragmentStore.open([TierSettings(tmp_path / "cache", 8 * MIB)], housekeeping=False)
+        store.housekeep()
+        hot = HotReads()
+        access = StoreAccess(store, Counters(), queue_limit=MIB, hot_records=3, hot_reads=hot)
+
+        async def read(number: int) -> None:
+            record = await access.lookup(key_of(number), prefetch=False, verify=False)
+            assert record is not None
+            access.sent_hot(key_of(number), record)
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(access.run)
+                for number in range(RECORDS):
+                    assert insert(store, key_of(number))
+                for number in range(5):
+                    await read(number)
+                assert _entries(hot) == [key_of(number).packed for number in (2, 3, 4)]
+                await access.damaged(key_of(3))
+                assert len(hot) == 2
+                await access.forget("data", key_of(4).version.identity)
+                access.sent_hot(key_of(4), Record(Stored(os.open("/dev/null", 0), 0, 1, [0]), 0.0))
+                assert len(hot) == 0, "all records are of one file; and what is not kept open is not kept"
+                for number in range(3):
+                    assert insert(store, key_of(number))
+                    await read(number)
+                monkeypatch.setattr(hot, "idle", lambda key, _: -1.0 if key == key_of(0) else float("inf"))
+                assert insert(store, key_of(3))
+                await read(3)
+                assert {key_of(number).packed for number in (0, 2, 3)} == set(_entries(hot))
+                access.forget_hot()
+                assert len(hot) == 0
+                nursery.cancel_scope.cancel()
+        finally:
+            access.forget_hot()
+            store.close()
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        trio.run(main)
+
+
+def test_a_record_is_closed_when_nobody_used_it_for_a_while(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = FragmentStore.open([TierSettings(tmp_path / "cache", 8 * MIB)], housekeeping=False)
+        store.housekeep()
+        hot = HotReads()
+        access = StoreAccess(store, Counters(), queue_limit=MIB, hot_reads=hot)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(access.run)
+                await trio.testing.wait_all_tasks_blocked()
+                for number in range(3):
+                    assert insert(store, key_of(number))
+                    found = access.at_hand(key_of(number)) or await access.lookup(
+                        key_of(number), prefetch=False, verify=False
+                    )
+                    assert found is not None
+                    access.sent_hot(key_of(number), found)
+                del found
+                monkeypatch.setattr(hot, "idle", lambda key, _: 1.0 if key == key_of(1) else float("inf"))
+                await trio.sleep(HOT_SECONDS * 1.3)
+                assert _entries(hot) == [key_of(1).packed]
+                monkeypatch.setattr(hot, "idle", lambda *_: float("inf"))
+                await trio.sleep(HOT_SECONDS * 1.3)
+                assert len(hot) == 0
+                nursery.cancel_scope.cancel()
+        finally:
+            access.forget_hot()
+            store.close()
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.01))
+
+
+def _entries(hot: HotReads) -> list[bytes]:
+    return list(hot._entries)
 
 
 def test_how_many_follows_from_the_descriptors_and_from_what_the_tiers_hold() -> None:

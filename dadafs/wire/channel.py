@@ -12,11 +12,12 @@ payload.
 
 from __future__ import annotations
 
+import enum
 import errno
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -98,12 +99,32 @@ class Frame(NamedTuple):
     raw: bytes
 
 
+#: What of a frame is still to be sent: its head; then, of the buffer or else of the file, from where on how many bytes;
+#: and whoever holds that open.
+Rest = tuple[bytes, bytes | None, int, int, int, object]
+#: State; start and end of what is left in the receive buffer; bytes received and sent; what is still to be sent.
+Moved = tuple[int, int, int, int, int, Rest | None]
+#: Answers requests by itself, without waiting: (socket, receive buffer, start, end) -> `Moved`. See `answer_in_place`.
+InPlace = Callable[[int, memoryview, int, int], Moved]
+
+
+class Ended(enum.IntEnum):
+    """Why answering in place ended."""
+
+    LEFT = 0  # the next frame is for others, or there will be none
+    WAIT = 1  # nothing more is there
+    TURN = 2  # it took long enough
+    REST = 3  # the socket took only a part
+
+
 class Channel:
     """Frames over one TCP connection. Takes the trio socket over; `peer` names the other side in messages.
 
     `limits` are what the peer may send; see `authenticated`. `send_timeout` bounds, in seconds, how long
     one frame may take to be sent: a peer that does not read is cut off.
     """
+
+    plain = True  #: what travels is what is sent
 
     def __init__(
         self,
@@ -358,6 +379,49 @@ class Channel:
         self._payload_left = header.payload_length
         self._bulk = header.payload_length >= BULK
         return Frame(header.kind, header.request_id, message, header.payload_length, raw)
+
+    async def answer_in_place(self, answer: InPlace) -> None:
+        """Have requests answered by `answer` until one is left for `receive`, or somebody else is sending.
+
+        Raises ChannelClosed. A cancelled call can be repeated, unless it was in the middle of a reply.
+        """
+        while not self._sending.locked():
+            self._check_open()
+            try:
+                moved = answer(self._socket.fileno(), self._buffer, self._start, self._end)
+            except OSError as error:
+                raise self._fail(_lost(error)) from None
+            ended, self._start, self._end, received, sent, rest = moved
+            self.bytes_received += received
+            self.bytes_sent += sent
+            self._credit -= received + sent
+            if rest is not None:
+                await self._send_rest(rest)
+            elif ended == Ended.LEFT:
+                return
+            elif ended == Ended.WAIT:
+                self._shrink()
+                await self._readable(whole=True)
+            else:
+                await self._yield(whole=True)
+
+    async def _send_rest(self, rest: Rest) -> None:
+        """Send what is left of a frame that was begun."""
+        head, data, fd, offset, length, _ = rest
+        self._sending.acquire_nowait()
+        try:
+            if data is not None:
+                payload = memoryview(data)[offset : offset + length]
+                await self._send_views([memoryview(head), payload] if head else [payload], 0)
+            else:
+                if head:
+                    await self._send_views([memoryview(head)], socket.MSG_MORE)
+                await self._send_segment(fd, offset, length)
+        except BaseException:
+            self.close("a send was interrupted in the middle of a frame")
+            raise
+        finally:
+            self._sending.release()
 
     async def receive_payload(self, into: memoryview) -> None:
         """Receive the payload of the frame just received into the start of `into`, straight from the socket.

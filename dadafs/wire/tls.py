@@ -132,6 +132,8 @@ def _reason(error: OSError) -> str:
 class TlsChannel(Channel):
     """A `Channel` whose socket is an `ssl.SSLSocket`."""
 
+    plain = False
+
     def certificate_names(self) -> list[str]:
         """The names in the peer's certificate: its DNS names, and its common name."""
         certificate = cast(dict[str, tuple[tuple[object, ...], ...]], self._secure.getpeercert() or {})

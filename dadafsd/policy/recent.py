@@ -48,12 +48,17 @@ class Recent(Generic[Value]):
         entry = self._entries.pop(key, None)
         if entry is not None:
             self.weight -= entry[1]
+            self._gone(key, entry[0])
 
     def shrink(self) -> None:
         """Drop the oldest until the limit holds (after the limit was lowered)."""
         while self.weight > self.limit:
-            _, (_, weight, _) = self._entries.popitem(last=False)
-            self.weight -= weight
+            key, entry = self._entries.popitem(last=False)
+            if self._in_use(key, entry[0]):
+                self._entries[key] = entry
+                continue
+            self.weight -= entry[1]
+            self._gone(key, entry[0])
 
     def weights(self) -> list[tuple[Any, int]]:
         """Every key with its weight, oldest first."""
@@ -66,5 +71,12 @@ class Recent(Generic[Value]):
 
     def clear(self) -> None:
         """Forget everything."""
-        self._entries.clear()
-        self.weight = 0
+        for key in list(self._entries):
+            self.discard(key)
+
+    def _gone(self, key: Hashable, value: Value) -> None:
+        """`value` was just forgotten."""
+
+    def _in_use(self, key: Hashable, value: Value) -> bool:
+        """Whether it was used behind our back since this was last asked; it then counts as used just now."""
+        return False

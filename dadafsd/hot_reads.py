@@ -1,0 +1,132 @@
+"""What the compiled part may send at once: fragments in memory and open records, from the second read of each on.
+
+It knows what Python keeps, and no more: an entry is made when a read was answered from there, and goes when the record
+is closed or the fragment leaves memory. What was used there only is asked for before the oldest is let go (`idle`,
+`used`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from dadafs.wire.channel import InPlace, Moved
+from dadafs.wire.messages import Version
+from dadafsd.native import load
+from dadafsd.origin_read import Piece
+from dadafsd.policy.recent import Recent
+from dadafsd.sessions import Session
+from dadafsd.store.record import FragmentKey
+from dadafsd.store.settings import KIND_RAM
+
+if TYPE_CHECKING:
+    from dadafsd.store_access import Record
+
+compiled: Any = load()
+_NO_VERSION = Version(0, 0, 0, 0, 0)
+
+
+class HotReads:
+    """All that one head may send at once, by the packed key of the fragment. Empty where nothing is compiled."""
+
+    def __init__(self) -> None:
+        self._entries: dict[bytes, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def keep_piece(self, key: FragmentKey, piece: Piece, tier: str) -> None:
+        """A settled fragment in memory was read, which is counted for `tier`."""
+        if compiled is None or self._has(key, piece):
+            return
+        version = key.version
+        self._entries[key.packed] = compiled.Entry(
+            piece, version, version.identity, tier, tier, piece.checksums, len(piece.data), data=piece.data
+        )
+
+    def keep_record(self, key: FragmentKey, record: Record, asks_after: float) -> None:
+        """A record that is kept open was read; after `asks_after` seconds Python looks again (negative: never)."""
+        if compiled is None or self._has(key, record):
+            return
+        version, stored = key.version, record.stored
+        self._entries[key.packed] = compiled.Entry(
+            record,
+            version,
+            version.identity,
+            stored.tier,
+            told(stored.kind),
+            record.checksums,
+            record.length,
+            fd=record.fd,
+            offset=record.offset,
+            in_memory=stored.kind == KIND_RAM,
+            asks_after=asks_after,
+        )
+
+    def drop(self, key: FragmentKey, owner: Piece | Record) -> None:
+        """`owner` holds this fragment no more."""
+        entry = self._entries.get(key.packed) if self._entries else None
+        if entry is not None and entry.owner is owner:
+            del self._entries[key.packed]
+
+    def idle(self, key: FragmentKey, owner: Piece | Record) -> float:
+        """For how many seconds it was not used by the compiled part; inf where it never was."""
+        entry = self._entries.get(key.packed)
+        return float(entry.idle()) if entry is not None and entry.owner is owner else float("inf")
+
+    def used(self, key: FragmentKey, owner: Piece | Record) -> bool:
+        """Whether the compiled part used it since it was last asked."""
+        entry = self._entries.get(key.packed) if self._entries else None
+        return entry is not None and entry.owner is owner and bool(entry.used())
+
+    def answers(self, session: Session, fragment_size: int, goes_raw: Callable[[int], bool]) -> InPlace | None:
+        """What answers reads on one connection of `session`; None where nothing is compiled.
+
+        `goes_raw` tells whether payloads of so many bytes together go as they are; the answer holds for a while.
+        """
+        if compiled is None:
+            return None
+        exported, node = session.exported, session.node
+        counters = exported.counters
+        answers = compiled.Answers(
+            self._entries,
+            FragmentKey(exported.name, _NO_VERSION, 0, fragment_size).packed,
+            session.handles,
+            counters.requests,
+            (exported.name, "Read"),
+            lambda tier: counters.tally(exported.name, node, tier),
+            goes_raw,
+        )
+        run = answers.run
+
+        def answer(sock: int, buffer: memoryview, start: int, end: int) -> Moved:
+            session.last_seen = trio.current_time()
+            moved: Moved = run(sock, buffer, start, end)
+            return moved
+
+        return answer
+
+    def _has(self, key: FragmentKey, owner: Piece | Record) -> bool:
+        entry = self._entries.get(key.packed)
+        return entry is not None and entry.owner is owner and not entry.asks()
+
+
+class Memory(Recent[Piece]):
+    """The head's memory for fragments; what it lets go of is not sent any more, what was sent lately it keeps."""
+
+    def __init__(self, limit: int, hot: HotReads) -> None:
+        super().__init__(limit)
+        self._hot = hot
+
+    def _gone(self, key: Any, value: Piece) -> None:
+        self._hot.drop(key, value)
+
+    def _in_use(self, key: Any, value: Piece) -> bool:
+        return self._hot.used(key, value)
+
+
+def told(kind: str) -> str:
+    """What a node is told of blocks from a tier of this kind, whatever the tier is called."""
+    return "memory" if kind == KIND_RAM else "ssd"
