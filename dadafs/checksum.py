@@ -23,8 +23,10 @@ def block_count(size: int, block_size: int = BLOCK_SIZE) -> int:
 
 def block_checksums(data: Buffer, block_size: int = BLOCK_SIZE) -> list[int]:
     """XXH3-64 of each block of `data`, the last one as long as it is; `[]` for no data."""
-    view = memoryview(data)
     digest = xxh3_64_intdigest
+    if len(data) <= block_size:
+        return [digest(data)] if len(data) else []
+    view = memoryview(data)
     return [digest(view[start : start + block_size]) for start in range(0, len(view), block_size)]
 
 

@@ -12,7 +12,13 @@ import errno
 import os
 import queue
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
+
+try:
+    import _dadafsd_opening as _compiled
+except ModuleNotFoundError:  # it was not built
+    _compiled = None
 
 _SYS_OPENAT2 = 437  # the same number on every architecture
 _RESOLVE_NO_XDEV = 0x01
@@ -105,6 +111,28 @@ def open_at_once(root: int, path: bytes, flags: int) -> int:
         raise
     except OSError as error:
         raise BlockingIOError(errno.EAGAIN, error.strerror, path) from None
+
+
+def open_small(root: int, paths: Sequence[bytes], most: int, room: int) -> list[tuple[int, ...] | None] | None:
+    """Regular files below `root`, open for reading, of at most `most` bytes each and of `room` bytes in all.
+
+    For each path the descriptor, which the caller closes, and the fields of its stat result with times in nanoseconds,
+    in the order of `dadafs.wire.messages.Attr`; None for anything else, and for all that come after the first that does
+    not fit. None in place of the list where this cannot be done at a time.
+    """
+    if _compiled is None or not _have_openat2:
+        return None
+    found: list[tuple[int, ...] | None] = _compiled.open_small(root, paths, most, room)
+    return found
+
+
+def read_small(files: Sequence[tuple[int, ...]], most: int) -> list[bytes | None]:
+    """The contents of files that `open_small` opened, each given as (fd, dev, ino, size, mtime_ns, ctime_ns).
+
+    None for one that is not in that state, before and after, or cannot be read. Only where `open_small` works.
+    """
+    contents: list[bytes | None] = _compiled.read_small(files, most)
+    return contents
 
 
 def _openat2(root: int, path: bytes, flags: int, resolve: int = _RESOLVE, attempts: int = _RACES) -> int:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 from dadafs.wire.messages import Attr, Item, StatfsReply
 from dadafsd import device_ids, filesystem
-from dadafsd.confine import Closer, Descriptor, open_at_once, open_beneath
+from dadafsd.confine import Closer, Descriptor, open_at_once, open_beneath, open_small
 from dadafsd.device_ids import device_id
 from dadafsd.long_writes import change_time
 
@@ -49,6 +51,15 @@ def attributes(found: os.stat_result) -> Attr:
 def fstat(held: Descriptor) -> Attr:
     """The attributes of an open file as they are now."""
     return attributes(os.fstat(held.fd))
+
+
+class Small(NamedTuple):
+    """A small file that was opened: its attributes, and of the origin's own the device and the change time."""
+
+    held: Descriptor
+    attr: Attr
+    origin_dev: int
+    origin_ctime_ns: int
 
 
 class Export:
@@ -100,6 +111,15 @@ class Export:
         # The very object that was looked at is opened, not the name again: nothing can slip in between.
         opened = self._own(_open_quietly(f"/proc/self/fd/{held.fd}", _READ & ~os.O_NOFOLLOW, wait=wait))
         return opened, fstat(opened)
+
+    def open_small(self, paths: Sequence[bytes], most: int, room: int) -> list[Small | None] | None:
+        """`open_file` for each of `paths`, many at a time: see `dadafsd.confine.open_small`."""
+        root = self._root
+        found = open_small(root.fd, paths, most, room)
+        if found is None:
+            return None
+        held = [None if one is None else self._own(one[0]) for one in found]  # first of all: they have an owner now
+        return [None if of is None or one is None else _small(of, *one) for of, one in zip(held, found, strict=True)]
 
     def list_directory(self, path: bytes) -> tuple[Attr, list[Item]]:
         """A directory's attributes and all its names with theirs, as far as they still exist, sorted by name.
@@ -187,6 +207,14 @@ class Export:
             return self._own(open_beneath(root.fd, path, flags | os.O_NOATIME))
         except PermissionError:
             return self._own(open_beneath(root.fd, path, flags))
+
+
+def _small(held: Descriptor, _: int, origin_dev: int, ino: int, *others: int) -> Small:
+    dev = device_id(origin_dev)
+    mode, nlink, uid, gid, rdev, size, blocks, blksize, atime, mtime, ctime = others
+    changed = change_time(dev, ino, ctime)
+    attr = Attr(dev, ino, mode, nlink, uid, gid, rdev, size, blocks, blksize, atime, mtime, changed)
+    return Small(held, attr, origin_dev, ctime)
 
 
 def _open_root(directory: Path) -> Descriptor:

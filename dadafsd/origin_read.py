@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
+
 from dadafs.checksum import block_checksums
-from dadafs.wire.messages import Attr, Version
-from dadafsd.confine import Descriptor
-from dadafsd.export import fstat
+from dadafs.wire.messages import INLINE_LIMIT, Attr, Version
+from dadafsd.confine import Descriptor, read_small
+from dadafsd.export import Small, fstat
+from dadafsd.long_writes import change_time
 from dadafsd.residency import read_resident
 from dadafsd.sites import Failure, Site
 
@@ -23,8 +26,7 @@ class Clock(Protocol):
     def settled(self, mtime_ns: int, ctime_ns: int, now_ns: int) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """Bytes of one version of a file, with one checksum a block."""
 
     data: bytes
@@ -52,6 +54,26 @@ def read_piece(
         raise Failure(errno.EIO, Site.ORIGIN_SHORT, f"{len(data)} bytes instead of {length} at {offset}")
     settled = clock.settled(version.mtime_ns, version.ctime_ns, now_ns)
     return Piece(data, block_checksums(data), settled)
+
+
+def read_all(files: Sequence[Small], clock: Clock) -> list[Piece | None]:
+    """The whole of each file that `Export.open_small` opened; None where it is in another state now, or unreadable.
+
+    Blocking. As `read_piece`, which looked at each before it was read: they were, when they were opened.
+    """
+    if not files:
+        return []
+    now_ns = clock.now_ns()
+    states = [(held.fd, dev, attr.ino, attr.size, attr.mtime_ns, ctime_ns) for held, attr, dev, ctime_ns in files]
+    pieces: list[Piece | None] = []
+    for (_, attr, _, ctime_ns), data in zip(files, read_small(states, INLINE_LIMIT), strict=True):
+        # Its change time may be told in another way since, see `long_writes`.
+        if data is None or change_time(attr.dev, attr.ino, ctime_ns) != attr.ctime_ns:
+            pieces.append(None)
+        else:
+            settled = clock.settled(attr.mtime_ns, attr.ctime_ns, now_ns)
+            pieces.append(Piece(data, block_checksums(data), settled))
+    return pieces
 
 
 def _read_resident(fd: int, offset: int, length: int) -> bytes:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import stat
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
@@ -44,12 +43,13 @@ from dadafs.wire.paths import BadPath, check
 from dadafsd import origin_mount
 from dadafsd.confine import Descriptor
 from dadafsd.counters import Counters
-from dadafsd.export import Export, fstat
+from dadafsd.export import fstat
 from dadafsd.exported import Exported
 from dadafsd.fragments import Found, Wanted
 from dadafsd.leases import ABSENT, Claim, look_again
 from dadafsd.open_files import OpenFile
-from dadafsd.origin_read import Clock, Piece, read_piece
+from dadafsd.opening import open_all, open_and_read
+from dadafsd.origin_read import Clock, Piece
 from dadafsd.recent_reads import RecentReads
 from dadafsd.replies import Reply, blocks_reply
 from dadafsd.sessions import MAX_HANDLES, Session, Sessions, Snapshot
@@ -276,13 +276,14 @@ class Service:
         exported = session.exported
         fragments = exported.fragments
         opened, attr, piece = found
+        version = attr.version
         if piece is not None:
-            fragments.keep_small(_first_fragment(exported, attr.version), piece)
+            fragments.keep_small(_first_fragment(exported, version), piece)
         elif 0 < attr.size <= limit:
-            piece = fragments.memory.get(_first_fragment(exported, attr.version), trio.current_time())
+            piece = fragments.memory.get(_first_fragment(exported, version), trio.current_time())
         file = exported.files.attach(path, opened, attr)
         if piece is not None:
-            file.note_read(attr.version)
+            file.note_read(version)
         file.scan = self.counters.scan(exported.name, path)
         handle = self.sessions.new_handle(session, file)
         fragments.opened(path, file.identity)
@@ -405,49 +406,6 @@ class Service:
         await session.exported.leases.keepalive(session, request.sent_ns)
 
 
-def open_and_read(
-    export: Export,
-    path: bytes,
-    limit: int,
-    clock: Clock,
-    in_memory: Callable[[Version], bool],
-    *,
-    wait: bool = True,
-) -> tuple[Descriptor, Attr, Piece | None]:
-    """Open a file and, where it has at most `limit` bytes that memory does not hold, read it in the same call.
-
-    Blocking, unless told not to `wait` (then it may raise `BlockingIOError`). `in_memory` is called from this thread
-    and only looks.
-    """
-    opened, attr = export.open_file(path, wait=wait)
-    if not 0 < attr.size <= limit or in_memory(attr.version):
-        return opened, attr, None
-    piece = read_piece(opened, attr.version, 0, attr.size, clock, wait=wait)
-    if isinstance(piece, Attr):
-        return opened, piece, None
-    return opened, attr, piece
-
-
-def open_all(
-    export: Export, paths: Sequence[bytes], limit: int, clock: Clock, in_memory: Callable[[Version], bool]
-) -> list[tuple[Descriptor, Attr, Piece | None] | None]:
-    """`open_and_read` for each path; None for what is no small file, or does not fit into `limit` bytes in all.
-
-    Blocking. What fails is left out: whoever wants it asks for it by itself and is told why.
-    """
-    found: list[tuple[Descriptor, Attr, Piece | None] | None] = [None] * len(paths)
-    for index, path in enumerate(paths):
-        with suppress(OSError):
-            one = open_and_read(export, path, INLINE_LIMIT, clock, in_memory)
-            size = one[1].size
-            if size > limit:
-                break
-            if size <= INLINE_LIMIT:
-                found[index] = one
-                limit -= size
-    return found
-
-
 def _first_fragment(exported: Exported, version: Version) -> FragmentKey:
     return FragmentKey(exported.name, version, 0, exported.options.fragment_size)
 
@@ -475,7 +433,7 @@ def _opened(
 ) -> tuple[Opened, list[memoryview]]:
     """The reply to an open, and its payload: `piece`, the whole of a small file."""
     if piece is not None:
-        sums = checksum(piece.data)
+        sums = piece.checksums[0] if len(piece.checksums) == 1 else checksum(piece.data)
         message = Opened(handle, attr, leased, inline=True, checksum=sums, settled=piece.settled)
         return message, [memoryview(piece.data)]
     settled = clock.settled(attr.mtime_ns, attr.ctime_ns, clock.now_ns())

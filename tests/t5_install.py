@@ -23,7 +23,7 @@ PATH={work}/installed/bin:$PATH
 export PATH
 cd {work}
 test ! -e {repository} || test {isolated} = False
-python -c 'import dadafs, dadafsd, dada, _dada_kernels, _dadafs_fuse; print("from", dadafs.__file__)'
+python -c 'import dadafs, dadafsd, dada, _dada_kernels, _dadafs_fuse, _dadafsd_opening; print("from", dadafs.__file__)'
 dada simulate --quiet --shape 3x4 --detector 256x256 tree
 mkdir mnt
 dadafsd --export data=tree --listen 127.0.0.1:0 --cache-dir cache --cache-size 64MiB \\

@@ -6,13 +6,14 @@ import os
 import re
 
 #: Master and data files of one series, as detectors and NeXus writers name them.
-_SERIES = re.compile(rb"(.+?)_(?:master|data_\d+|\d{4,})\.(?:h5|hdf5|nxs|cbf|tif|tiff|edf)", re.DOTALL)
+_SUFFIXES = (b".h5", b".hdf5", b".nxs", b".cbf", b".tif", b".tiff", b".edf")
+_SERIES = re.compile(rb"(.+?)_(?:master|data_\d+|\d{4,})\.[a-z0-9]+", re.DOTALL)
 
 
 def scan_of(path: bytes) -> str:
     """The common name of a series of files, with its directory; for other files their directory (`""`: the root)."""
     directory, _, name = path.rpartition(b"/")
-    series = _SERIES.fullmatch(name)
+    series = _SERIES.fullmatch(name) if name.endswith(_SUFFIXES) else None
     if series is None:
         return os.fsdecode(directory)
     return os.fsdecode(directory + b"/" + series[1] if directory else series[1])

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
+import msgspec
 from xxhash import xxh3_64_intdigest
 
 from dadafs.wire.messages import BLOCK_SIZE, Version
@@ -50,8 +51,7 @@ class DamagedRecord(Exception):
     """A file under a record's name is not that record; the text says why."""
 
 
-@dataclass(frozen=True)
-class FragmentKey:
+class FragmentKey(msgspec.Struct, frozen=True, dict=True):
     """One fragment of one state of one file. `fragment_size` in bytes, at most MAX_FRAGMENT_SIZE."""
 
     export: str
