@@ -86,6 +86,19 @@ class Extent:
 class CachedFile:
     """The extents held of one file, by fragment. `epoch` grows with every change of the version."""
 
+    __slots__ = (
+        "ends_epoch",
+        "epoch",
+        "flights",
+        "fragment_size",
+        "fragments",
+        "number",
+        "resting",
+        "stale",
+        "users",
+        "version",
+    )
+
     def __init__(self, number: int, version: Version, fragment_size: int) -> None:
         self.number = number
         self.version = version

@@ -108,11 +108,11 @@ class InPlace:
         opened = self._operations.open_known(node_id, flags)
         if opened is not None:
             self._operations.opened_by(opened[0], thread)
-            if self.readahead is not None:
-                self.readahead.opened(opened[0], node_id, thread)
             content = self._operations.content_at_open(opened[0]) if self._packs else None
             if content is not None:
-                return (*opened, content)
+                return (*opened, content)  # there is nothing to read ahead
+            if self.readahead is not None:
+                self.readahead.opened(opened[0], node_id, thread)
         return opened
 
     def read(self, handle: int, offset: int, length: int, request: object) -> Data | bool | None:

@@ -166,9 +166,10 @@ class Operations(Attributes):
         if flags & _WRITING or not self.tree.known(node_id):
             return None
         node = self.tree.node(node_id)
-        self._take_in(node)
         now = self.session.now()
         ready = self.files.ready_ahead((node.dev, node.ino), now)
+        if ready is None and self._take_in(node):
+            ready = self.files.ready_ahead((node.dev, node.ino), now)
         if ready is not None and node.told == state_of(ready.attr):
             self._used_ahead(node, ready)
             return self._opened(node, self.files.use(ready))
@@ -185,11 +186,13 @@ class Operations(Attributes):
         file.close()
         return None
 
-    def _take_in(self, node: Node) -> None:
-        """What has arrived of a file that was opened ahead is known from now on."""
-        if self.small_files.arrived and node.links:
-            with contextlib.suppress(OSError):
-                self.small_files.take_in(self.tree.path_of(node.id))
+    def _take_in(self, node: Node) -> bool:
+        """What has arrived of a file that was opened ahead is known from now on; whether anything may have."""
+        if not self.small_files.arrived or not node.links:
+            return False
+        with contextlib.suppress(OSError):
+            self.small_files.take_in(self.tree.path_of(node.id))
+        return True
 
     def _believed_file(self, node: Node, found: Found, attr: Attr) -> RemoteFile:
         return self.files.believed(

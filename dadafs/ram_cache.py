@@ -73,10 +73,11 @@ class RamCache:
     def charge_metadata(self, delta: int) -> None:
         """The tree remembers `delta` bytes more (or fewer); data gives way to it."""
         self.metadata = max(0, self.metadata + delta)
-        if delta > 0:
+        if delta <= 0:
+            if self._waiting:
+                self._waiting.unpark_all()
+        elif self.used > self.budget:
             self._make_room(0, 0)
-        else:
-            self._waiting.unpark_all()
 
     @property
     def metadata_room(self) -> int:
@@ -199,7 +200,8 @@ class RamCache:
             self._unread[extent.key] = extent
         if self.used > self.budget:
             self._make_room(0, 0)
-        self._waiting.unpark_all()
+        if self._waiting:
+            self._waiting.unpark_all()
         return extent.state is State.CURRENT
 
     def hold_small(self, file: CachedFile, content: bytes, checksums: list[int], expires: float | None) -> None:
@@ -332,6 +334,7 @@ class RamCache:
     def _drop_covered(self, extent: Extent) -> None:
         """Drop what `extent` replaces: what it covers would be held twice, or is stale."""
         for table in (extent.file.fragments, extent.file.stale):
-            for other in list(table.get(extent.fragment, ())):
+            row = table.get(extent.fragment)
+            for other in list(row) if row else ():
                 if (extent.first <= other.first and other.end <= extent.end) or other.key == extent.key:
                     self.drop(other)

@@ -27,7 +27,7 @@ from dadafs.counters import Counters
 from dadafs.policy.lease import NEVER
 from dadafs.ram_cache import RamCache
 from dadafs.session import Answer, Session
-from dadafs.wire.messages import INLINE_LIMIT, Attr, Changes, Entry, LeasesLost, Opened, Version
+from dadafs.wire.messages import BLOCK_SIZE, INLINE_LIMIT, Attr, Changes, Entry, LeasesLost, Opened, Version
 
 #: Called as listener(file, old attributes, new attributes) after the file changed in place; must not block or
 #: raise.
@@ -51,6 +51,26 @@ class RemoteFile:
     `LeaseClock.live`). `settled` False: the version cannot be proved by its timestamps yet, keep nothing
     longer than `freshness`. `ahead`: it was opened before anybody asked for it, and nobody has yet.
     """
+
+    __slots__ = (
+        "_files",
+        "_handle",
+        "_handle_generation",
+        "_lock",
+        "_session",
+        "ahead",
+        "asked_at",
+        "attr",
+        "cached",
+        "generation",
+        "idle_since",
+        "leased",
+        "orphaned",
+        "path",
+        "settled",
+        "tier",
+        "users",
+    )
 
     def __init__(self, files: RemoteFiles, path: bytes, attr: Attr) -> None:
         self.path = path
@@ -240,7 +260,9 @@ class RemoteFile:
         self.believe(reply.attr, answer, reply.leased)
         if content is not None:
             expires = None if reply.settled else answer.asked_at + self._session.leases.freshness
-            self._files.cache.hold_small(self.cached, content, block_checksums(content), expires)
+            # What a reply carries whole is one block at most, and was verified.
+            checksums = [reply.checksum] if len(content) <= BLOCK_SIZE else block_checksums(content)
+            self._files.cache.hold_small(self.cached, content, checksums, expires)
 
     def forget_handle(self, handle: int) -> None:
         """The head does not know `handle`; the next use opens the file again."""
@@ -297,11 +319,12 @@ class RemoteFiles:
         if useless:
             self.give_back(answer.value.handle, answer.generation)
             return False
-        file = self._use(path, attr)
+        file = self._at(path, attr)
         file.opened(answer, content)
         file.leased = False  # nobody asked for it: it is believed for `freshness`
         file.ahead = True
-        file.close()
+        if not file.users:
+            self._rests(file)
         return True
 
     def ready_ahead(self, identity: tuple[int, int], now: float) -> RemoteFile | None:
@@ -343,11 +366,15 @@ class RemoteFiles:
     def closed(self, file: RemoteFile) -> None:
         """One user of `file` less."""
         file.users -= 1
-        if file.users:
-            return
+        if not file.users:
+            self._rests(file)
+
+    def _rests(self, file: RemoteFile) -> None:
         file.idle_since = trio.current_time()
-        self._idle[file] = None
-        if len(self._idle) > MOST_IDLE:
+        idle = self._idle
+        idle[file] = None
+        idle.move_to_end(file)
+        if len(idle) > MOST_IDLE:
             self._work.set()
 
     def give_back(self, handle: int, generation: int) -> None:
@@ -372,13 +399,17 @@ class RemoteFiles:
     # ----------------------------------------------------------------------------------------------------
 
     def _use(self, path: bytes, attr: Attr) -> RemoteFile:
+        return self.use(self._at(path, attr))
+
+    def _at(self, path: bytes, attr: Attr) -> RemoteFile:
+        """The file that is at `path` now; not counted as a use."""
         identity = attr.dev, attr.ino
         file = self._by_identity.get(identity)
         if file is None:
             file = self._by_identity[identity] = RemoteFile(self, path, attr)
         if file.path != path or file.orphaned or path not in self._by_path:
             self._move(file, path)
-        return self.use(file)
+        return file
 
     def _move(self, file: RemoteFile, path: bytes) -> None:
         """`file` is now found at `path`; whatever was there before is not."""

@@ -30,8 +30,9 @@ log = logging.getLogger(__name__)
 SHARE = 64
 #: Directories with more names are not shown to the kernel: it would forget most of them before they are asked for.
 MOST_SHOWN = 1000
-#: Files that arrived are taken in so many at a time.
-PIECE = 4
+#: Files that arrived and that nobody made time for within so many seconds are taken in, so many at a time.
+SOON = 0.02
+PIECE = 8
 #: Names behind a directory that are looked through for the next one, and how large that may be itself, in bytes.
 REACH = 64
 LARGE = 64 * 1024
@@ -172,6 +173,7 @@ class SmallFiles:
             done.set()
             for name in names:
                 self._coming.pop((directory, name), None)
+        await trio.sleep(SOON)  # a program that is quick leaves time for each while it uses the one before
         while self.arrived:
             for _ in range(PIECE):
                 self.take_one()

@@ -111,11 +111,12 @@ class Tree:
         place = self._places[packed >> 16]
         index = packed & 0xFFFF
         fields = place.page.fields(index)
-        node = self._new_node(node_id, fields[0], fields[1], fields[2])
+        node = self._new_node(node_id, fields[0], fields[1], fields[2], in_place_of=_COMPACT_SIZE)
         node.told = state_in(fields)
-        node.lookups = place.counts[index]
+        node.lookups, place.counts[index] = place.counts[index], 0
         self._link(place.directory, place.page.name(index), node)
-        self._drop_compact(node_id, node.lookups)
+        del self._compact[node_id]
+        self._leave(place)
         return node
 
     def directory(self, node_id: int) -> Directory:
@@ -125,10 +126,11 @@ class Tree:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         return node
 
-    def _new_node(self, node_id: int, dev: int, ino: int, mode: int) -> Node:
+    def _new_node(self, node_id: int, dev: int, ino: int, mode: int, in_place_of: int = 0) -> Node:
+        """A node object; `in_place_of` bytes were charged for what it takes the place of."""
         node = Directory(node_id, dev, ino) if stat.S_ISDIR(mode) else Node(node_id, dev, ino)
         self._nodes[node_id] = node
-        self._budget.charge_metadata(_NODE_SIZE)
+        self._budget.charge_metadata(_NODE_SIZE - in_place_of)
         return node
 
     # --- names -----------------------------------------------------------------------------------------------------
@@ -184,6 +186,10 @@ class Tree:
     def _link(self, directory: Directory, name: bytes, node: Node) -> None:
         """Remember that `node` was seen at `name`; a directory has one name, a file may have several."""
         link = (directory, name)
+        if not node.links and not isinstance(node, Directory):
+            node.links.append(link)
+            directory.pins += 1
+            return
         if node.links and node.links[-1] == link:
             return
         if link in node.links:
@@ -331,6 +337,10 @@ class Tree:
         del self._compact[node_id]
         self._budget.charge_metadata(-_COMPACT_SIZE)
         self._forget_own_id(node_id, place.page.fields(index)[:2])
+        self._leave(place)
+
+    def _leave(self, place: Place) -> None:
+        """The kernel holds one name less of a page."""
         place.holders -= 1
         if place.holders == 0:
             del self._places[place.number], place.directory.places[place.page]

@@ -8,6 +8,8 @@ from pathlib import Path
 import trio
 import trio.testing
 
+from dadafs.checksum import block_checksums
+from dadafs.small_files import SOON
 from tests.t1_operations import ROOT, Bench, in_trio
 
 
@@ -118,10 +120,26 @@ async def test_files_in_order_are_opened_ahead_and_taken_in(tmp_path: Path) -> N
         for number in range(3):
             bench.operations.release((await bench.open((await bench.lookup(f"f{number:02d}")).id))[0])
         await trio.testing.wait_all_tasks_blocked()
-        assert not small.arrived
+        assert small.arrived, "whoever opens them, or has a moment to spare, takes them in"
+        await trio.sleep(2 * SOON)
+        assert not small.arrived, "nobody had"
         opens = bench.session.asked["open"]
         bench.operations.release((await bench.open((await bench.lookup("f03")).id))[0])
         assert bench.session.asked["open"] == opens
+
+
+@in_trio
+async def test_what_came_with_an_open_is_held_with_its_checksum(tmp_path: Path) -> None:
+    files(tmp_path, 2)
+    bench = Bench(tmp_path)
+    await opened_ahead(bench, "f01")
+    assert bench.operations.small_files.take_one()
+    found = (tmp_path / "f01").stat()
+    file = bench.operations.files.find((found.st_dev, found.st_ino))
+    assert file is not None
+    extent = file.cached.covering(0, 0, 1)
+    assert extent is not None
+    assert extent.checksums == block_checksums(b"content 1"), "an unchanged block is known by it later"
 
 
 @in_trio

@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from dadafs.checksum import checksum
 from dadafs.policy.lease import LeaseClock
 from dadafs.session import Answer, Listed
 from dadafs.wire.messages import Attr, Change, Changes, Entry, Item, LeasesLost, Opened, StatfsReply, Welcome
@@ -157,7 +158,7 @@ class FakeSession:
             answer, _ = await self.open(path)
             self.asked["open"] -= 1
             content = os.pread(answer.value.handle, answer.value.attr.size, 0)
-            opened = Opened(answer.value.handle, answer.value.attr, self.leased, True, 0, self.settled)
+            opened = Opened(answer.value.handle, answer.value.attr, self.leased, True, checksum(content), self.settled)
             found.append((path, self._answer(opened), content))
         return found
 
