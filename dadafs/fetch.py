@@ -12,10 +12,11 @@ import trio
 from dadafs.cached_file import Extent
 from dadafs.checksum import damaged_blocks
 from dadafs.counters import Counters
+from dadafs.head_errors import SessionLost
 from dadafs.ram_cache import RamCache
 from dadafs.remote_file import HANDLE_LOST, RemoteFile, stale
 from dadafs.revalidation import Damaged, Known, assemble
-from dadafs.session import Session, SessionLost
+from dadafs.session import Session
 from dadafs.throttle import Throttle
 from dadafs.wire.messages import Blocks, Changed, Read
 
@@ -76,13 +77,17 @@ class Fetcher:
         asked_at = trio.current_time()
         handle, generation = file.held_handle
 
-        def answered(reply: Blocks | None) -> None:
-            whole = reply is not None and reply.sent == (1 << extent.count) - 1
-            filled(self._take(file, extent, reply, known, asked_at) if whole and reply is not None else None)
+        def answered(reply: Blocks | None, verified: bool) -> None:
+            if reply is None or reply.sent != (1 << extent.count) - 1:
+                filled(None)
+            elif verified:
+                filled(self._hold(file, extent, reply, asked_at) if extent.key[1] == extent.file.epoch else None)
+            else:
+                filled(self._take(file, extent, reply, known, asked_at))
 
         ahead = extent.prefetched and extent.unread
         request = Read(handle, extent.file.version, extent.fragment, extent.first, extent.count, prefetch=ahead)
-        return self._session.read_now(request, extent.view(), generation, answered)
+        return self._session.blocks.read_now(request, extent.view(), generation, answered)
 
     def _take(self, file: RemoteFile, extent: Extent, reply: Blocks, known: Known, asked_at: float) -> bool | None:
         """Hold what came, as `fill` does; None where it is damaged, or of another version."""
@@ -109,7 +114,7 @@ class Fetcher:
             ahead = extent.prefetched and extent.unread
             request = Read(handle, version, extent.fragment, extent.first, extent.count, known.checksums, ahead)
             try:
-                reply = await self._session.read(
+                reply = await self._session.blocks.read(
                     request, extent.view(), generation=generation, deadline=deadline, tried=tried
                 )
             except SessionLost:

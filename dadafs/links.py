@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import trio
 
 from dadafs.counters import Counters
+from dadafs.data_channel import compiled
 from dadafs.errors import ExitCode, UserError
 from dadafs.policy.retry import Backoff, Circuit, silence_limit
 from dadafs.wire.auth import ClientAuth, Refusal
@@ -262,9 +263,9 @@ class Links:
     def _watch(self, slot: Slot, now: float) -> None:
         """Close a data channel that owes a reply and has not moved a byte for too long."""
         channel = slot.channel
-        if channel is None or not channel.pending or channel.channel.bytes_received != slot.seen_bytes:
+        if channel is None or not channel.pending or channel.received != slot.seen_bytes:
             slot.quiet_since = math.inf
-            slot.seen_bytes = channel.channel.bytes_received if channel is not None else 0
+            slot.seen_bytes = channel.received if channel is not None else 0
         elif slot.quiet_since == math.inf:
             slot.quiet_since = now
         elif now - slot.quiet_since > self._data_silence:
@@ -276,7 +277,7 @@ class Links:
         backoff = Backoff(random.random)
         while control.closed is None:
             try:
-                channel = await self._connect("data", control.welcome.session, max(self._silence, 1.0))
+                channel = compiled(await self._connect("data", control.welcome.session, max(self._silence, 1.0)))
             except (ConnectFailed, Refusal, UserError):
                 self._counters.connect_failures += 1
             except Exception:

@@ -18,18 +18,18 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import lz4.block
 import trio
 
+from dadafs.block_reads import BlockReads
 from dadafs.checksum import checksum
 from dadafs.counters import Counters
+from dadafs.head_errors import SessionLost, failed, nonsense
 from dadafs.identities import Mapping
-from dadafs.links import Address, Events, Links, Slot
+from dadafs.links import Address, Events, Links
 from dadafs.policy.lease import NEVER, LeaseClock
 from dadafs.policy.overtaken import Overtaken
 from dadafs.policy.retry import Circuit
@@ -41,10 +41,7 @@ from dadafs.wire.messages import (
     AHEAD_BYTES,
     INLINE_LIMIT,
     Attr,
-    Blocks,
-    Changed,
     Changes,
-    Encoding,
     Entry,
     Failed,
     Item,
@@ -58,7 +55,6 @@ from dadafs.wire.messages import (
     OpenedAhead,
     OriginTrouble,
     Pass,
-    Read,
     Release,
     Resolve,
     Stat,
@@ -121,16 +117,6 @@ class SessionOptions:
     tls: TlsFiles | None = None
 
 
-class HeadError(OSError):
-    """The head answered `Failed`: `site` is its numbered error site (0: an ordinary answer such as ENOENT)."""
-
-    site: int = 0
-
-
-class SessionLost(Exception):
-    """The session that a handle belonged to is over; the file has to be opened again."""
-
-
 class Session:
     """The node's side of one session. Created once per mount, lives through any number of connections."""
 
@@ -149,6 +135,7 @@ class Session:
             data_channels=options.data_channels,
             keepalive_interval=self.leases.keepalive_interval(),
         )
+        self.blocks = BlockReads(self, self._links, counters)
         self.clock_ahead: float | None = None  # of the head's, in s, when it last said; the way here is counted in
         self.clock_told = trio.Event()
         self.origin: list[OriginTrouble] = []  # what the head says to be wrong with the mount of its origin
@@ -293,7 +280,7 @@ class Session:
                 expired = isinstance(error, SessionLost) or error.errno == errno.ESTALE
                 if not expired or attempt == LISTING_ATTEMPTS - 1:
                     raise
-        raise self._no_answer(path)
+        raise self.no_answer(path)
 
     async def _list_once(
         self, path: bytes, take: Callable[[int, Sequence[Item]], None], items: list[Item], deadline: float
@@ -351,7 +338,7 @@ class Session:
         request = OpenAhead(directory, names, min(limit, AHEAD_BYTES))
         reply, asked_at, generation = await self._call(request, directory, sink=sink)
         if not isinstance(reply, OpenedAhead) or len(reply.files) > len(names):
-            raise self._nonsense(reply, directory)
+            raise nonsense(reply, directory)
         answers: list[tuple[bytes, Answer[Opened], bytes | None]] = []
         position = 0
         for name, opened in zip(names, reply.files, strict=False):
@@ -417,7 +404,7 @@ class Session:
         mark = self._overtaken.mark()
         reply, asked_at, generation = await self._call(request, path, sink=sink, deadline=deadline)
         if not isinstance(reply, kind):
-            raise self._nonsense(reply, path)
+            raise nonsense(reply, path)
         if self._overtaken.since(mark, path, children=children):
             asked_at = NEVER
         return Answer(reply, asked_at, generation)
@@ -445,9 +432,9 @@ class Session:
                         await self._links.changed()
                     continue
                 if isinstance(reply, Failed):
-                    raise self._failed(reply, path)
+                    raise failed(reply, path)
                 return reply, asked_at, generation
-        raise self._no_answer(path)
+        raise self.no_answer(path)
 
     async def _control(self) -> RequestChannel:
         while True:
@@ -457,174 +444,12 @@ class Session:
                 return self._links.control
             await self._links.changed()
 
-    # --- reads on the data channels
-    # --------------------------------------------------------------------------------
-
-    async def read(
-        self,
-        read: Read,
-        sink: memoryview,
-        *,
-        generation: int | None = None,
-        deadline: float | None = None,
-        tried: set[int] | None = None,
-    ) -> Blocks | Changed:
-        """Read blocks into `sink` (decoded, NOT verified). `generation` is that of the handle.
-
-        `tried` holds the numbers of data channels to avoid where there is a choice; the one used is added.
-        Raises SessionLost where the handle's session is over, OSError otherwise.
-        """
-        self.counters.requests += 1
-        deadline = self.deadline() if deadline is None else deadline
-        generation = self.generation if generation is None else generation
-        receiver = _Receiver(sink)
-        asked_at = trio.current_time()
-        with trio.move_on_at(deadline):
-            while True:
-                slot, channel = await self._data_channel(generation, tried)
-                slot.outstanding += len(sink)
-                try:
-                    reply = await channel.call(read, sink=receiver.take)
-                except ChannelClosed:
-                    self.counters.retried_requests += 1
-                    if slot.channel is channel:
-                        await self._links.changed()
-                    continue
-                except ValueError as error:
-                    raise OSError(errno.EIO, f"the head's reply makes no sense: {error}") from None
-                finally:
-                    slot.outstanding = max(0, slot.outstanding - len(sink))
-                return self._received(reply, receiver, trio.current_time() - asked_at)
-        raise self._no_answer(b"")
-
-    def read_now(
-        self, read: Read, sink: memoryview, generation: int, answered: Callable[[Blocks | None], None]
-    ) -> Callable[[], bool] | None:
-        """`read` without a task, where a data channel takes the request at once; else None, and nothing was asked.
-
-        `answered` is called once, later, with the blocks (decoded into `sink`, NOT verified), or with None: whatever
-        went wrong, `read` would tell. The function returned gives the read up; False where it was answered already.
-        """
-        slot = self._least_busy(None)
-        if slot is None or slot.channel is None or generation != self.generation:
-            return None
-        channel = slot.channel
-        receiver = _Receiver(sink)
-        asked_at = trio.current_time()
-
-        def settled(reply: Message | None, error: Exception | None) -> None:
-            slot.outstanding = max(0, slot.outstanding - len(sink))
-            blocks: Blocks | Changed | None = None
-            if reply is not None and error is None:
-                with suppress(OSError):
-                    blocks = self._received(reply, receiver, trio.current_time() - asked_at)
-            answered(blocks if isinstance(blocks, Blocks) else None)
-
-        request_id = channel.call_now(read, receiver.take, settled)
-        if request_id is None:
-            return None
-        self.counters.requests += 1
-        slot.outstanding += len(sink)
-
-        def give_up() -> bool:
-            given_up = channel.abandon(request_id)
-            if given_up:
-                slot.outstanding = max(0, slot.outstanding - len(sink))
-            return given_up
-
-        return give_up
-
-    def _least_busy(self, tried: set[int] | None) -> Slot | None:
-        """The data channel that owes the least, of those that are not in `tried`; None where there is none."""
-        best: Slot | None = None
-        for slot in self._links.slots:
-            if slot.channel is None or (tried and slot.number in tried):
-                continue
-            if best is None or slot.outstanding < best.outstanding:
-                best = slot
-        return best
-
-    async def _data_channel(self, generation: int, tried: set[int] | None) -> tuple[Slot, RequestChannel]:
-        """The data channel that owes the least, preferably one that is not in `tried`."""
-        while True:
-            if self._links.stopped:
-                raise OSError(errno.EIO, "the mount is ending")
-            if self._links.generation != generation:
-                raise SessionLost
-            best = self._least_busy(tried)
-            if best is not None and best.channel is not None:
-                if tried is not None:
-                    tried.add(best.number)
-                return best, best.channel
-            if tried and any(slot.channel is not None for slot in self._links.slots):
-                tried.clear()
-            else:
-                await self._links.changed()
-
-    def _received(self, reply: Message, receiver: _Receiver, seconds: float) -> Blocks | Changed:
-        if isinstance(reply, Changed):
-            return reply
-        if isinstance(reply, Failed):
-            raise self._failed(reply, b"")
-        if not isinstance(reply, Blocks):
-            raise self._nonsense(reply, b"")
-        self.counters.wire_bytes += receiver.length
-        self.counters.fetched(reply.tier, seconds)
-        receiver.decode(reply)
-        return reply
-
     # --- errors
     # ----------------------------------------------------------------------------------------------------
 
-    def _failed(self, reply: Failed, path: bytes) -> HeadError:
-        error = HeadError(reply.errno, reply.message or os.strerror(reply.errno), os.fsdecode(path))
-        error.site = reply.site
-        return error
-
-    def _nonsense(self, reply: Message, path: bytes) -> OSError:
-        return OSError(errno.EIO, f"the head answered with a {type(reply).__name__}, out of place", os.fsdecode(path))
-
-    def _no_answer(self, path: bytes) -> OSError:
+    def no_answer(self, path: bytes) -> OSError:
+        """The head does not answer, or is not there: what to tell."""
         self.counters.failed_requests += 1
         trouble = f": {self._links.trouble}" if self._links.trouble else ""
         why = "does not answer" if self.connected else f"is not reachable{trouble}"
         return OSError(errno.EIO, f"the head {self._links.address} {why}", os.fsdecode(path))
-
-
-class _Receiver:
-    """Where the payload of a `Blocks` goes: straight into the sink, or decoded into it afterwards."""
-
-    __slots__ = ("_packed", "_sink", "length")
-
-    def __init__(self, sink: memoryview) -> None:
-        self._sink = sink
-        self._packed: bytearray | None = None
-        self.length = 0
-
-    def take(self, reply: Message, length: int) -> memoryview | None:
-        """The buffer for a payload of `length` bytes. Raises ValueError for more than was asked for."""
-        self.length = length
-        self._packed = None
-        if not isinstance(reply, Blocks):
-            return None
-        if length > len(self._sink) or reply.size > len(self._sink):
-            raise ValueError("more bytes than were asked for")
-        if reply.encoding == Encoding.RAW:
-            if length != reply.size:
-                raise ValueError("another payload than announced")
-            return self._sink
-        if reply.encoding != Encoding.LZ4:
-            raise ValueError(f"unknown encoding {reply.encoding}")
-        self._packed = bytearray(length)
-        return memoryview(self._packed)
-
-    def decode(self, reply: Blocks) -> None:
-        """Decode a packed payload into the sink; damage shows when the blocks are verified."""
-        packed, self._packed = self._packed, None
-        if packed is None:
-            return
-        try:
-            plain = lz4.block.decompress(packed, uncompressed_size=reply.size)
-        except lz4.block.LZ4BlockError:
-            return
-        self._sink[: len(plain)] = plain

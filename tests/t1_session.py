@@ -14,9 +14,10 @@ import trio.testing
 
 from dadafs.counters import Counters
 from dadafs.errors import ExitCode, UserError
+from dadafs.head_errors import HeadError
 from dadafs.policy.lease import NEVER
 from dadafs.policy.retry import GRACE
-from dadafs.session import HeadError, Session, SessionOptions
+from dadafs.session import Session, SessionOptions
 from dadafs.wire.auth import ClientAuth, ServerAuth
 from dadafs.wire.keys import Key, KeyRing
 from dadafs.wire.messages import (

@@ -15,6 +15,7 @@
  * `negotiated()` says so by returning None.
  */
 #include "answers.h"
+#include "fetches.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -158,7 +159,19 @@ static PyObject *negotiated(PyObject *self, PyObject *args)
                          result.background, "congestion_threshold", result.congestion);
 }
 
+static PyObject *use_hash(PyObject *self, PyObject *args)
+{
+    const char *path;
+
+    (void)self;
+    if (!PyArg_ParseTuple(args, "s", &path))
+        return NULL;
+    return PyBool_FromLong(frames_use_hash(path) == 0);
+}
+
 static PyMethodDef methods[] = {
+    {"use_hash", use_hash, METH_VARARGS,
+     "use_hash(path): take XXH3 from the shared object at `path`; whether it has it. `Fetches` needs it."},
     {"configure", configure, METH_VARARGS,
      "configure(max_background, congestion_threshold): ask for these at the next mount; 0 leaves libfuse's own."},
     {"negotiated", negotiated, METH_NOARGS, "What the last session asked for, or None where none was negotiated."},
@@ -180,5 +193,9 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_dadafs_fuse", NULL,
 
 PyMODINIT_FUNC PyInit__dadafs_fuse(void)
 {
-    return PyModule_Create(&module);
+    PyObject *created = PyModule_Create(&module);
+
+    if (created && fetches_add_type(created) != 0)
+        Py_CLEAR(created);
+    return created;
 }

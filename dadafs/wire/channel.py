@@ -159,6 +159,16 @@ class Channel:
         """Why the channel is closed, or None while it is open."""
         return self._closed
 
+    @property
+    def socket(self) -> socket.socket:
+        """The socket, for whoever receives in the channel's place."""
+        return self._socket
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing that was received waits to be taken."""
+        return self._start == self._end and not self._payload_left
+
     def authenticated(self, limits: Limits) -> None:
         """The handshake is over: from now on accept all messages, within `limits`."""
         self.limits = limits

@@ -67,6 +67,9 @@ class RequestChannel:
     not block.
     """
 
+    #: The numbers of requests begun here are 1 to this.
+    MOST_IDS = MAX_REQUEST_ID
+
     def __init__(self, channel: Channel, welcome: Welcome, on_push: PushHandler | None = None) -> None:
         self.channel = channel
         self.welcome = welcome
@@ -86,6 +89,11 @@ class RequestChannel:
         """How many calls wait for their reply."""
         return len(self._waiting)
 
+    @property
+    def received(self) -> int:
+        """Bytes received so far."""
+        return self.channel.bytes_received
+
     async def call(self, request: Message, *, sink: Sink | None = None) -> Message:
         """Send `request`, return the reply (which may be `Failed`). Raises ChannelClosed when the connection ends.
 
@@ -98,7 +106,7 @@ class RequestChannel:
         waiting = _Waiting(sink)
         self._waiting[request_id] = waiting
         try:
-            await self.channel.send(Kind.REQUEST, request_id, request)
+            await self._send(request_id, request)
         except BaseException:
             self._waiting.pop(request_id, None)
             raise
@@ -108,6 +116,9 @@ class RequestChannel:
             raise waiting.error
         assert waiting.reply is not None
         return waiting.reply
+
+    async def _send(self, request_id: int, request: Message) -> None:
+        await self.channel.send(Kind.REQUEST, request_id, request)
 
     def call_now(self, request: Message, sink: Sink, answered: Answered) -> int | None:
         """`call` without a task: send `request` if that needs no waiting; its id, or None where nothing was sent.
@@ -127,8 +138,12 @@ class RequestChannel:
             return False
         self._abandoned.add(request_id)
         if self._receiving == request_id:
-            self.channel.divert()
+            self._divert(request_id)
         return True
+
+    def _divert(self, _request_id: int) -> None:
+        """The payload that is just received is not wanted any more."""
+        self.channel.divert()
 
     async def _park(self, request_id: int, waiting: _Waiting) -> None:
         def abandon(_: object) -> trio.lowlevel.Abort:
@@ -141,7 +156,7 @@ class RequestChannel:
 
     def _next_id(self) -> int:
         while True:
-            self._last_id = self._last_id % MAX_REQUEST_ID + 1
+            self._last_id = self._last_id % self.MOST_IDS + 1
             if self._last_id not in self._waiting and self._last_id not in self._abandoned:
                 return self._last_id
 
@@ -184,14 +199,19 @@ class RequestChannel:
         waiting.reply = frame.message
         waiting.settle()
 
-    async def _take_payload(self, frame: Frame, waiting: _Waiting) -> None:
+    def _buffer_for(self, message: Message, length: int, waiting: _Waiting) -> memoryview | None:
+        """Where a payload of `length` bytes goes; None where nobody wants it, or it does not fit."""
         try:
-            buffer = waiting.sink(frame.message, frame.payload_length) if waiting.sink else None
-            if buffer is not None and len(buffer) < frame.payload_length:
-                raise ValueError(f"a buffer of {len(buffer)} bytes for a payload of {frame.payload_length}")
+            buffer = waiting.sink(message, length) if waiting.sink else None
+            if buffer is not None and len(buffer) < length:
+                raise ValueError(f"a buffer of {len(buffer)} bytes for a payload of {length}")
         except Exception as error:
             waiting.error = error
-            buffer = None
+            return None
+        return buffer
+
+    async def _take_payload(self, frame: Frame, waiting: _Waiting) -> None:
+        buffer = self._buffer_for(frame.message, frame.payload_length, waiting)
         if buffer is None:
             await self.channel.skip_payload()
             return

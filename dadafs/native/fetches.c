@@ -1,0 +1,691 @@
+/* The replies of one data channel are received here, straight into the buffers they were asked for.
+ *
+ * Nearly all of them are `Blocks` of whole runs that nobody has yet, as they are. Those are asked for, received, verified
+ * and handed over without the interpreter; for all else Python is asked where the payload goes (`take`) and told when it
+ * is there (`landed`), as dadafs/data_channel.py has it. Requests begun here have numbers of their own, from FIRST_ID up.
+ *
+ * Everything happens in the thread of the loop, which holds the interpreter's lock; callbacks may begin, give up and
+ * close. What the head sends is bounded before it is used, and whatever breaks the protocol ends the channel.
+ */
+#include "fetches.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define FIRST_ID 0x80000000u
+#define MOST 256u            /* requests under way on one channel */
+#define CHANNELS 64          /* that are looked after */
+#define READ_AHEAD 1024      /* bytes after a payload that are received with it: the next header */
+#define MOST_METADATA (64u << 10)
+#define MOST_PAYLOAD (16u << 20)
+#define ROOM (FRAME_HEADER + MOST_METADATA)
+#define TURN (4 << 20)       /* bytes in a row, then others have their turn */
+#define LARGE (64u << 10)    /* from here on the interpreter's lock is given up meanwhile */
+
+struct fetch {
+    uint32_t id; /* 0: free */
+    unsigned count;
+    uint8_t *into; /* NULL: given up */
+    size_t length;
+    landed_fn *landed;
+    void *whose;
+};
+
+struct fetches {
+    PyObject_HEAD
+    int fd, over, broken, held, busy;
+    char trouble[160];
+    PyObject *take, *landed;
+    struct fetch fetch[MOST];
+    unsigned pending, turn;
+    unsigned long long received, sent, odd;
+    uint8_t *buffer;
+    size_t start, end;
+    /* the payload that is being received */
+    int in_payload;
+    struct fetch *current; /* whose it is, NULL: Python's, or nobody's */
+    struct blocks blocks;
+    int plain, intact;   /* `blocks` is all that was asked for; those that were verified are as they were sent */
+    unsigned verified;
+    uint32_t foreign;    /* the number of Python's request */
+    Py_buffer foreign_into;
+    int has_foreign_into;
+    uint8_t *into;       /* NULL: into nowhere */
+    size_t done, length;
+};
+
+static struct fetches *channels[CHANNELS];
+static uint8_t scrap[64 << 10];
+
+/* --- ends -------------------------------------------------------------------------------------------------------------- */
+
+static int fail(struct fetches *self, const char *why)
+{
+    if (!self->over) {
+        self->over = self->broken = 1;
+        snprintf(self->trouble, sizeof self->trouble, "%s", why);
+        shutdown(self->fd, SHUT_RDWR); /* whoever waits for the channel wakes up */
+    }
+    return -1;
+}
+
+static void end_fetch(struct fetches *self, struct fetch *fetch, const struct blocks *blocks, int intact)
+{
+    struct fetch ended = *fetch;
+
+    fetch->id = 0;
+    self->pending--;
+    if (self->current == fetch)
+        self->current = NULL;
+    if (ended.landed && ended.into)
+        ended.landed(ended.whose, blocks, intact);
+}
+
+static void release_foreign(struct fetches *self)
+{
+    if (self->has_foreign_into)
+        PyBuffer_Release(&self->foreign_into);
+    self->has_foreign_into = 0;
+}
+
+/* The connection is lost, which is nobody's fault. */
+static int lose(struct fetches *self, const char *what, const char *why)
+{
+    char text[sizeof self->trouble];
+
+    snprintf(text, sizeof text, "%s%s", what, why);
+    fail(self, text);
+    self->broken = 0;
+    return -1;
+}
+
+/* --- asking ------------------------------------------------------------------------------------------------------------- */
+
+int fetches_open(const struct fetches *self)
+{
+    return !self->over && !self->held && self->pending < MOST;
+}
+
+unsigned fetches_pending(const struct fetches *self)
+{
+    return self->pending;
+}
+
+static struct fetch *free_fetch(struct fetches *self)
+{
+    for (unsigned i = 0; i < MOST; i++) {
+        struct fetch *fetch = &self->fetch[(self->turn + i) % MOST];
+
+        if (!fetch->id) {
+            self->turn = (self->turn + i + 1) % MOST;
+            return fetch;
+        }
+    }
+    return NULL;
+}
+
+uint32_t fetches_begin(struct fetches *self, const struct block_request *request, uint8_t *into, size_t length,
+                       landed_fn *landed, void *whose)
+{
+    static uint32_t series;
+    uint8_t frame[FRAME_REQUEST_ROOM];
+    struct fetch *fetch;
+    uint32_t id;
+    size_t size;
+    ssize_t sent;
+
+    if (!fetches_open(self) || !request->count || request->count > MOST_BLOCKS || !(fetch = free_fetch(self)))
+        return 0;
+    series = (series + 1) % (FIRST_ID / MOST);
+    id = FIRST_ID + series * MOST + (uint32_t)(fetch - self->fetch);
+    size = frames_request(frame, id, request);
+    sent = send(self->fd, frame, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent != (ssize_t)size) {
+        if (sent > 0)
+            lose(self, "a send was interrupted in the middle of a frame", "");
+        return 0; /* where the connection is lost, whoever receives finds out */
+    }
+    self->sent += size;
+    *fetch = (struct fetch){id, request->count, into, length, landed, whose};
+    self->pending++;
+    return id;
+}
+
+static struct fetch *find(struct fetches *self, uint32_t id)
+{
+    struct fetch *fetch = &self->fetch[id % MOST];
+
+    return id >= FIRST_ID && fetch->id == id ? fetch : NULL;
+}
+
+int fetches_abandon(struct fetches *self, uint32_t id)
+{
+    struct fetch *fetch = find(self, id);
+
+    if (!fetch || !fetch->into)
+        return 0;
+    fetch->into = NULL;
+    if (self->current == fetch)
+        self->into = NULL;
+    return 1;
+}
+
+/* --- receiving ------------------------------------------------------------------------------------------------------- */
+
+static ssize_t receive_some(struct fetches *self, struct iovec *parts, int count, int large)
+{
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)count};
+    ssize_t got;
+
+    if (large) {
+        Py_BEGIN_ALLOW_THREADS
+        got = recvmsg(self->fd, &message, MSG_DONTWAIT);
+        Py_END_ALLOW_THREADS
+    } else {
+        got = recvmsg(self->fd, &message, MSG_DONTWAIT);
+    }
+    if (got > 0) {
+        self->received += (size_t)got;
+        return got;
+    }
+    if (got == 0)
+        return lose(self, "the peer closed the connection", "");
+    if (errno == EAGAIN || errno == EINTR)
+        return 0;
+    return lose(self, "the connection was lost: ", strerror(errno));
+}
+
+/* Blocks that are there whole are verified while they are in the processor's cache. */
+static void verify(struct fetches *self)
+{
+    while (self->plain && self->verified < self->blocks.count) {
+        size_t from = (size_t)self->verified * BLOCK_SIZE, to = from + BLOCK_SIZE;
+
+        if (to > self->length)
+            to = self->length;
+        if (to > self->done || !self->into)
+            return;
+        if (frames_hash(self->into + from, to - from) != self->blocks.checksums[self->verified])
+            self->intact = 0;
+        self->verified++;
+    }
+}
+
+static void payload_is_there(struct fetches *self)
+{
+    self->in_payload = 0;
+    if (self->foreign) {
+        PyObject *result;
+
+        release_foreign(self);
+        result = PyObject_CallFunction(self->landed, "I", (unsigned)self->foreign);
+        if (!result)
+            PyErr_WriteUnraisable((PyObject *)self);
+        Py_XDECREF(result);
+    } else if (self->current) {
+        int plain = self->plain && self->verified == self->blocks.count;
+        struct blocks blocks = self->blocks;
+
+        self->odd += !plain || !self->intact;
+        end_fetch(self, self->current, plain ? &blocks : NULL, self->intact);
+    }
+}
+
+/* Bytes received now, 0 where there are none, -1 at the end. */
+static ssize_t receive_payload(struct fetches *self)
+{
+    struct iovec parts[2];
+    size_t left = self->length - self->done, wanted = left;
+    ssize_t got;
+    size_t mine;
+
+    self->start = self->end = 0; /* what was in the buffer was used before */
+    if (!self->into && wanted > sizeof scrap)
+        wanted = sizeof scrap;
+    parts[0].iov_base = self->into ? self->into + self->done : scrap;
+    parts[0].iov_len = wanted;
+    parts[1].iov_base = self->buffer;
+    parts[1].iov_len = READ_AHEAD;
+    got = receive_some(self, parts, wanted == left ? 2 : 1, wanted >= LARGE);
+    if (got <= 0)
+        return got;
+    mine = (size_t)got < wanted ? (size_t)got : wanted;
+    self->end = (size_t)got - mine;
+    self->done += mine;
+    verify(self);
+    if (self->done == self->length)
+        payload_is_there(self);
+    return got;
+}
+
+/* What the frame in the buffer, whole but for its payload, is about. 0, or -1 at the end. */
+static int begin_payload(struct fetches *self, const struct frame_header *header)
+{
+    uint8_t *metadata = self->buffer + self->start + FRAME_HEADER;
+    size_t there;
+
+    self->current = NULL;
+    self->foreign = 0;
+    self->into = NULL;
+    self->plain = 0;
+    self->intact = 1;
+    self->verified = 0;
+    self->done = 0;
+    self->length = header->payload;
+    if (header->id >= FIRST_ID) {
+        struct fetch *fetch = find(self, header->id);
+
+        if (!fetch)
+            return fail(self, "a reply to no request");
+        self->current = fetch;
+        self->into = fetch->into;
+        self->plain = frames_blocks(metadata, header->metadata, &self->blocks) == 0 && !self->blocks.encoding &&
+                      self->blocks.count == fetch->count && self->blocks.size == header->payload &&
+                      header->payload == fetch->length &&
+                      self->blocks.sent == (fetch->count == 64 ? UINT64_MAX : (UINT64_C(1) << fetch->count) - 1);
+        if (!self->plain)
+            self->into = NULL;
+    } else {
+        PyObject *into = PyObject_CallFunction(self->take, "Iy#I", (unsigned)header->id, (const char *)metadata,
+                                               (Py_ssize_t)header->metadata, (unsigned)header->payload);
+
+        if (!into) {
+            PyErr_WriteUnraisable((PyObject *)self);
+            return fail(self, "a reply could not be taken");
+        }
+        if (self->over) { /* it was closed meanwhile */
+            Py_DECREF(into);
+            return -1;
+        }
+        self->foreign = header->id;
+        if (into != Py_None && PyObject_GetBuffer(into, &self->foreign_into, PyBUF_CONTIG) == 0) {
+            self->has_foreign_into = 1;
+            if ((size_t)self->foreign_into.len >= self->length)
+                self->into = self->foreign_into.buf;
+        }
+        PyErr_Clear();
+        Py_DECREF(into);
+    }
+    self->start += FRAME_HEADER + header->metadata;
+    there = self->end - self->start;
+    if (there > self->length)
+        there = self->length;
+    if (self->into)
+        memcpy(self->into, self->buffer + self->start, there);
+    self->start += there;
+    self->done = there;
+    self->in_payload = 1;
+    verify(self);
+    if (self->done == self->length)
+        payload_is_there(self);
+    return 0;
+}
+
+/* As receive_payload, of the next header and its metadata. */
+static ssize_t receive_header(struct fetches *self)
+{
+    size_t have = self->end - self->start, need = FRAME_HEADER;
+    struct frame_header header;
+    struct iovec part;
+    ssize_t got;
+
+    if (have >= FRAME_HEADER) {
+        if (frames_header(self->buffer + self->start, &header) != 0 || header.kind != FRAME_REPLY)
+            return fail(self, "a frame that a head does not send on a data channel");
+        if (header.metadata > MOST_METADATA || header.payload > MOST_PAYLOAD)
+            return fail(self, "oversized frame");
+        need += header.metadata;
+        if (have >= need) {
+            if (!frames_intact(self->buffer + self->start, &header))
+                return fail(self, "damaged frame: its check does not match");
+            return begin_payload(self, &header) == 0 ? (ssize_t)need : -1;
+        }
+    }
+    memmove(self->buffer, self->buffer + self->start, have);
+    self->start = 0;
+    self->end = have;
+    part.iov_base = self->buffer + have;
+    part.iov_len = need - have > READ_AHEAD ? need - have : READ_AHEAD;
+    if (part.iov_len > ROOM + READ_AHEAD - have)
+        part.iov_len = ROOM + READ_AHEAD - have;
+    got = receive_some(self, &part, 1, 0);
+    if (got > 0)
+        self->end += (size_t)got;
+    return got;
+}
+
+/* 1 where more may be there, 0 where nothing is, -1 at the end. */
+static int receive(struct fetches *self)
+{
+    ssize_t left = TURN, got = 1;
+
+    if (self->busy) /* a callback of ours waits for a reply: it must not */
+        return 0;
+    self->busy = 1;
+    Py_INCREF(self);
+    while (left > 0 && got > 0 && !self->over) {
+        got = self->in_payload ? receive_payload(self) : receive_header(self);
+        left -= got;
+    }
+    self->busy = 0;
+    left = self->over ? -1 : got > 0;
+    Py_DECREF(self);
+    return (int)left;
+}
+
+/* --- between the loop and us ------------------------------------------------------------------------------------------- */
+
+int fetches_awaited(struct pollfd *fds, int room)
+{
+    int count = 0;
+
+    for (int i = 0; i < CHANNELS && count < room; i++)
+        if (channels[i] && channels[i]->pending && !channels[i]->over && !channels[i]->busy)
+            fds[count++] = (struct pollfd){.fd = channels[i]->fd, .events = POLLIN};
+    return count;
+}
+
+void fetches_receive(int fd)
+{
+    for (int i = 0; i < CHANNELS; i++)
+        if (channels[i] && channels[i]->fd == fd && !channels[i]->over) {
+            receive(channels[i]);
+            return;
+        }
+}
+
+/* --- the Python object ------------------------------------------------------------------------------------------------- */
+
+/* A fetch whose bytes Python wants. */
+struct wanted {
+    PyObject *done;
+    Py_buffer into;
+};
+
+static const char *const tier_names[] = {"origin", "ssd", "memory"};
+
+static PyObject *numbers(const uint64_t *values, unsigned count)
+{
+    PyObject *list = PyList_New((Py_ssize_t)count);
+
+    for (unsigned i = 0; list && i < count; i++) {
+        PyObject *number = PyLong_FromUnsignedLongLong(values[i]);
+
+        if (!number)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, (Py_ssize_t)i, number);
+    }
+    return list;
+}
+
+static void drop_wanted(struct wanted *wanted)
+{
+    PyBuffer_Release(&wanted->into);
+    Py_DECREF(wanted->done);
+    PyMem_Free(wanted);
+}
+
+static void wanted_landed(void *whose, const struct blocks *blocks, int intact)
+{
+    struct wanted *wanted = whose;
+    PyObject *done = wanted->done, *result, *checksums;
+
+    Py_INCREF(done);
+    drop_wanted(wanted);
+    checksums = blocks ? numbers(blocks->checksums, blocks->count) : NULL;
+    if (checksums)
+        result = PyObject_CallFunction(done, "OOOs", checksums, intact ? Py_True : Py_False,
+                                       blocks->settled ? Py_True : Py_False, tier_names[blocks->tier]);
+    else {
+        PyErr_Clear();
+        result = PyObject_CallFunction(done, "OOOs", Py_None, Py_False, Py_False, "");
+    }
+    if (!result)
+        PyErr_WriteUnraisable(done);
+    Py_XDECREF(result);
+    Py_XDECREF(checksums);
+    Py_DECREF(done);
+}
+
+static PyObject *fetches_fetch(PyObject *object, PyObject *arguments)
+{
+    struct fetches *self = (struct fetches *)object;
+    struct block_request request = {0};
+    struct wanted *wanted;
+    PyObject *into, *done;
+    uint32_t id;
+
+    if (!PyArg_ParseTuple(arguments, "K(KKLLL)KIIpOO", &request.handle, &request.version.dev, &request.version.ino,
+                          &request.version.size, &request.version.mtime_ns, &request.version.ctime_ns,
+                          &request.fragment, &request.first, &request.count, &request.prefetch, &into, &done))
+        return NULL;
+    if (!fetches_open(self))
+        return PyLong_FromLong(0);
+    wanted = PyMem_Malloc(sizeof *wanted);
+    if (!wanted)
+        return PyErr_NoMemory();
+    if (PyObject_GetBuffer(into, &wanted->into, PyBUF_CONTIG) != 0) {
+        PyMem_Free(wanted);
+        return NULL;
+    }
+    Py_INCREF(done);
+    wanted->done = done;
+    id = wanted->into.len ? fetches_begin(self, &request, wanted->into.buf, (size_t)wanted->into.len, wanted_landed, wanted)
+                          : 0;
+    if (!id)
+        drop_wanted(wanted);
+    return PyLong_FromUnsignedLong(id);
+}
+
+static PyObject *fetches_give_up(PyObject *object, PyObject *arguments)
+{
+    struct fetches *self = (struct fetches *)object;
+    unsigned id;
+    struct fetch *fetch;
+
+    if (!PyArg_ParseTuple(arguments, "I", &id))
+        return NULL;
+    fetch = find(self, id);
+    if (!fetch || fetch->landed != wanted_landed || !fetches_abandon(self, id))
+        Py_RETURN_FALSE;
+    drop_wanted(fetch->whose);
+    Py_RETURN_TRUE;
+}
+
+static PyObject *fetches_receive_now(PyObject *object, PyObject *unused)
+{
+    struct fetches *self = (struct fetches *)object;
+    int more = receive(self);
+
+    (void)unused;
+    if (more < 0) {
+        PyErr_SetString(self->broken ? PyExc_ValueError : PyExc_ConnectionError, self->trouble);
+        return NULL;
+    }
+    return PyBool_FromLong(more);
+}
+
+static PyObject *fetches_hold(PyObject *object, PyObject *argument)
+{
+    struct fetches *self = (struct fetches *)object;
+    int held = PyObject_IsTrue(argument);
+
+    if (held < 0)
+        return NULL;
+    self->held = held;
+    Py_RETURN_NONE;
+}
+
+static PyObject *fetches_divert(PyObject *object, PyObject *arguments)
+{
+    struct fetches *self = (struct fetches *)object;
+    unsigned id;
+
+    if (!PyArg_ParseTuple(arguments, "I", &id))
+        return NULL;
+    if (self->in_payload && self->foreign == id && id) {
+        self->into = NULL;
+        release_foreign(self);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *fetches_close(PyObject *object, PyObject *unused)
+{
+    struct fetches *self = (struct fetches *)object;
+
+    (void)unused;
+    if (!self->over)
+        snprintf(self->trouble, sizeof self->trouble, "closed on this side");
+    self->over = 1;
+    for (int i = 0; i < CHANNELS; i++)
+        if (channels[i] == self)
+            channels[i] = NULL;
+    release_foreign(self);
+    self->in_payload = 0;
+    self->into = NULL;
+    for (unsigned i = 0; i < MOST; i++)
+        if (self->fetch[i].id)
+            end_fetch(self, &self->fetch[i], NULL, 0);
+    if (self->fd >= 0)
+        close(self->fd);
+    self->fd = -1;
+    Py_RETURN_NONE;
+}
+
+static PyObject *fetches_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
+{
+    struct fetches *self;
+    PyObject *take, *landed;
+    int fd;
+
+    (void)keywords;
+    if (!PyArg_ParseTuple(arguments, "iOO", &fd, &take, &landed))
+        return NULL;
+    if (!frames_ready()) {
+        PyErr_SetString(PyExc_RuntimeError, "no function for checksums was found");
+        return NULL;
+    }
+    self = (struct fetches *)type->tp_alloc(type, 0); /* zeroed */
+    if (!self)
+        return NULL;
+    self->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0); /* our own: nobody may close it, or take its number, meanwhile */
+    if (self->fd < 0) {
+        self->over = 1;
+        Py_DECREF(self);
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    self->take = Py_NewRef(take);
+    self->landed = Py_NewRef(landed);
+    self->buffer = PyMem_Malloc(ROOM + READ_AHEAD);
+    if (!self->buffer) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    for (int i = 0; i < CHANNELS; i++)
+        if (!channels[i]) {
+            channels[i] = self;
+            break;
+        }
+    return (PyObject *)self;
+}
+
+static int fetches_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    struct fetches *self = (struct fetches *)object;
+
+    Py_VISIT(self->take);
+    Py_VISIT(self->landed);
+    Py_VISIT(Py_TYPE(object));
+    return 0;
+}
+
+static int fetches_clear(PyObject *object)
+{
+    struct fetches *self = (struct fetches *)object;
+
+    Py_CLEAR(self->take);
+    Py_CLEAR(self->landed);
+    return 0;
+}
+
+static void fetches_dealloc(PyObject *object)
+{
+    struct fetches *self = (struct fetches *)object;
+    PyTypeObject *type = Py_TYPE(object);
+
+    PyObject_GC_UnTrack(object);
+    Py_XDECREF(fetches_close(object, NULL));
+    fetches_clear(object);
+    PyMem_Free(self->buffer);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyObject *get_count(PyObject *object, void *which)
+{
+    struct fetches *self = (struct fetches *)object;
+
+    switch (*(const char *)which) {
+    case 'r':
+        return PyLong_FromUnsignedLongLong(self->received);
+    case 's':
+        return PyLong_FromUnsignedLongLong(self->sent);
+    case 'o':
+        return PyLong_FromUnsignedLongLong(self->odd);
+    default:
+        return PyLong_FromUnsignedLong(self->pending);
+    }
+}
+
+static PyGetSetDef attributes[] = {
+    {"received", get_count, NULL, "Bytes received so far.", "r"},
+    {"sent", get_count, NULL, "Bytes sent from here so far.", "s"},
+    {"odd", get_count, NULL, "Replies that were not what was asked for, or damaged.", "o"},
+    {"pending", get_count, NULL, "Requests begun here that are under way.", "p"},
+    {NULL, NULL, NULL, NULL, NULL}};
+
+static PyMethodDef methods[] = {
+    {"fetch", fetches_fetch, METH_VARARGS,
+     "fetch(handle, version, fragment, first, count, prefetch, into, done) -> number, 0 where nothing was asked.\n"
+     "`done(checksums, intact, settled, tier)` is called once, with None where it has to be asked for in another way."},
+    {"give_up", fetches_give_up, METH_VARARGS, "give_up(number): whether `done` will not be called."},
+    {"receive", fetches_receive_now, METH_NOARGS,
+     "receive() -> whether there may be more. Raises ConnectionError at the end of the channel, ValueError where\n"
+     "the head broke the protocol."},
+    {"hold", fetches_hold, METH_O, "hold(whether): begin no request while Python sends one."},
+    {"divert", fetches_divert, METH_VARARGS, "divert(number): write no more of this reply into its buffer."},
+    {"close", fetches_close, METH_NOARGS, "End all requests."},
+    {NULL, NULL, 0, NULL}};
+
+static PyType_Slot slots[] = {{Py_tp_new, fetches_new},           {Py_tp_dealloc, fetches_dealloc},
+                              {Py_tp_traverse, fetches_traverse}, {Py_tp_clear, fetches_clear},
+                              {Py_tp_methods, methods},           {Py_tp_getset, attributes},
+                              {Py_tp_doc, "Fetches(fd, take, landed): see fetches.c."},
+                              {0, NULL}};
+
+static PyType_Spec spec = {"_dadafs_fuse.Fetches", sizeof(struct fetches), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};
+static PyTypeObject *the_type;
+
+struct fetches *fetches_of(PyObject *object)
+{
+    if (!the_type || !PyObject_TypeCheck(object, the_type)) {
+        PyErr_SetString(PyExc_TypeError, "not a data channel");
+        return NULL;
+    }
+    return (struct fetches *)object;
+}
+
+int fetches_add_type(PyObject *module)
+{
+    the_type = (PyTypeObject *)PyType_FromSpec(&spec);
+    return the_type ? PyModule_AddObjectRef(module, "Fetches", (PyObject *)the_type) : -1;
+}
