@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,14 @@ class Process:
         self.seconds = 0.0
         self.tiers: dict[str, int] = {}
         self.then: tuple[int, float, dict[str, int]] = (0, 0.0, {})  # bytes, seconds, tiers when the head was told last
+
+    def waited(self, seconds: float, tiers: Mapping[str, int]) -> None:
+        """Reads that had to wait, for `seconds` together, and how many of them each tier answered."""
+        self.seconds += seconds
+        for tier, count in tiers.items():
+            if count:
+                self.waits += count
+                self.tiers[tier] = self.tiers.get(tier, 0) + count
 
     def as_dict(self) -> dict[str, Any]:
         """For statistics."""
@@ -104,10 +113,14 @@ class Activity:
 
     def waited(self, process: Process, path: bytes, offset: int, size: int, seconds: float, tier: str) -> None:
         """A read could be answered after `seconds`; the head had last answered for this file from `tier`."""
-        process.waits += 1
-        process.seconds += seconds
-        process.tiers[tier] = process.tiers.get(tier, 0) + 1
-        self._reads.append(Waited(time.time() - seconds, path, offset, size, seconds, tier, process))
+        process.waited(seconds, {tier: 1})
+        self.remember(process, path, offset, size, seconds, seconds, tier)
+
+    def remember(
+        self, process: Process, path: bytes, offset: int, size: int, seconds: float, ago: float, tier: str
+    ) -> None:
+        """A read that began so many seconds `ago`, counted already, is one of the latest."""
+        self._reads.append(Waited(time.time() - ago, path, offset, size, seconds, tier, process))
 
     def processes(self) -> list[dict[str, Any]]:
         """All that are remembered, those that read most first."""

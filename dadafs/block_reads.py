@@ -141,6 +141,12 @@ class BlockReads:
         request_id = channel.call_now(read, receiver.take, settled)
         return None if request_id is None else (lambda: channel.abandon(request_id))
 
+    def quiet_channel(self) -> DataChannel | None:
+        """A data channel of the compiled part's for many small reads: one that owes nothing, where there is one."""
+        usable = [each.channel for each in self._links.slots if isinstance(each.channel, DataChannel)]
+        plain = [channel for channel in usable if not channel.packs]
+        return min(plain, key=lambda channel: channel.pending, default=None)
+
     def _least_busy(self, tried: set[int] | None) -> Slot | None:
         """The data channel that owes the least, of those that are not in `tried`; None where there is none."""
         best: Slot | None = None

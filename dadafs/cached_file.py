@@ -10,6 +10,7 @@ from dadafs.buffers import Buffer, view_of
 from dadafs.wire.messages import BLOCK_SIZE, Version
 
 if TYPE_CHECKING:
+    from dadafs.data_channel import HotFile
     from dadafs.flight import Flight
     from dadafs.policy.prefetch import Streams
 
@@ -92,6 +93,7 @@ class CachedFile:
         "flights",
         "fragment_size",
         "fragments",
+        "hot",
         "number",
         "resting",
         "stale",
@@ -109,6 +111,7 @@ class CachedFile:
         self.stale: dict[int, list[Extent]] = {}
         self.flights: dict[int, list[Flight]] = {}
         self.resting: Streams | None = None  # of the handle closed last
+        self.hot: HotFile | None = None  # who else reads it, and wants to know which blocks are held
         self.ends_epoch = -1  # in which both ends of an HDF5 file were asked for
 
     @property
@@ -151,6 +154,8 @@ class CachedFile:
         """Hold `extent` as current (or stale, as it says)."""
         table = self.stale if extent.state is State.STALE else self.fragments
         table.setdefault(extent.fragment, []).append(extent)
+        if self.hot is not None and table is self.fragments:
+            self.hot.hold(extent.fragment, extent.first, extent.count, True)
 
     def discard(self, extent: Extent) -> None:
         """Hold `extent` no more."""
@@ -160,6 +165,8 @@ class CachedFile:
             row.remove(extent)
             if not row:
                 del table[extent.fragment]
+            if self.hot is not None and table is self.fragments:
+                self.hot.hold(extent.fragment, extent.first, extent.count, False)
 
 
 def uncovered(first: int, end: int, held: list[Run]) -> list[Run]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -74,6 +75,16 @@ class Counters:
             self.fetched_ssd += 1
         else:
             self.fetched_origin += 1
+
+    def fetched_many(self, tier: str, seconds: float, counts: Sequence[int]) -> None:
+        """Count replies with blocks from one tier, by how long they took; together `seconds`."""
+        if not any(counts):
+            return
+        histogram = self.waits.setdefault(tier, Histogram())
+        histogram.total += seconds
+        histogram.counts = [have + more for have, more in zip(histogram.counts, counts, strict=True)]
+        name = f"fetched_{tier}"
+        setattr(self, name, getattr(self, name) + sum(counts))
 
     def report(self) -> dict[str, int | float | str]:
         """What the head is told of this node with every keepalive."""

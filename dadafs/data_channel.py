@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 import trio
@@ -19,12 +20,28 @@ import xxhash
 from dadafs.native import fuse_session
 from dadafs.wire.channel import Channel
 from dadafs.wire.client import RequestChannel, _Waiting
-from dadafs.wire.messages import Message, Read, decode
+from dadafs.wire.messages import Message, Read, Version, decode
 
+astuple = msgspec.structs.astuple
 log = logging.getLogger(__name__)
 
 #: Called once as done(checksums, intact, settled, tier); checksums None: it has to be asked for in another way.
 Done = Callable[[list[int] | None, bool, bool, str], None]
+
+
+class HotFile(Protocol):
+    """`_dadafs_fuse.HotFile`: one file in one state, as the compiled part reads it."""
+
+    usable: bool
+
+    def believe(self, seconds: float) -> None:
+        """It is in this state for so long from now on."""
+
+    def hold(self, fragment: int, first: int, count: int, held: bool) -> None:
+        """Whether the RAM cache has these blocks of a fragment."""
+
+    def cool(self) -> None:
+        """Nothing of this state is read any more."""
 
 
 def _usable() -> bool:
@@ -74,11 +91,10 @@ class DataChannel(RequestChannel):
 
     def fetch(self, read: Read, into: memoryview, done: Done) -> int:
         """Ask for blocks that nobody has yet, all of `into`; the number to give it up by, 0 where nothing was asked."""
-        version = read.version
         return int(
             self._fetches.fetch(
                 read.handle,
-                (version.dev, version.ino, version.size, version.mtime_ns, version.ctime_ns),
+                astuple(read.version),
                 read.fragment,
                 read.first,
                 read.count,
@@ -91,6 +107,17 @@ class DataChannel(RequestChannel):
     def give_up(self, number: int) -> bool:
         """`done` will not be called, nor the buffer written to; False where it was called already."""
         return bool(self._fetches.give_up(number))
+
+    @property
+    def idle(self) -> bool:
+        """Whether a request can be sent now, and none is under way."""
+        return self.channel.closed is None and not self._sends and not self.pending
+
+    def hot_file(self, handle: int, version: Version, fragment_size: int) -> HotFile:
+        """The file that the head holds open as `handle`, for the compiled part to read through this channel."""
+        assert fuse_session is not None
+        hot: HotFile = fuse_session.HotFile(self._fetches, handle, astuple(version), fragment_size)
+        return hot
 
     async def _send(self, request_id: int, request: Message) -> None:
         self._sends += 1

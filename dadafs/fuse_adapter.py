@@ -437,8 +437,20 @@ def answered_in_place() -> int:
     return int(fuse_session.answered()) if fuse_session is not None and hasattr(fuse_session, "answered") else 0
 
 
+def _watch_the_loop() -> None:
+    """Tell the compiled part how to see that the loop has something else to do; without that it waits for nothing."""
+    if fuse_session is None or not hasattr(fuse_session, "watch"):
+        return
+    try:
+        runner = trio._core._run.GLOBAL_RUN_CONTEXT.runner  # there is no public way to ask for either
+        fuse_session.watch(runner.io_manager._epoll.fileno(), runner.runq)
+    except AttributeError:
+        fuse_session.watch(-1, None)
+
+
 async def serve() -> None:
     """Answer requests until the file system is unmounted or `stop` is called."""
+    _watch_the_loop()
     await pyfuse3.main(min_tasks=2, max_tasks=256)
 
 

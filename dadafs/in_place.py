@@ -37,6 +37,7 @@ NAMES = (
     "idle",
     "number",
     "interrupt",
+    "retry",
 )
 ACLS = {ACCESS_ACL, DEFAULT_ACL}
 _NO_VALUE = {errno.ENODATA, errno.ENOTSUP}
@@ -153,6 +154,18 @@ class InPlace:
             self._fail(request, getattr(error, "errno", None) or errno.EIO)
         else:
             self._reply(request, data)
+
+    def retry(
+        self, request: object, number: int, thread: int, interrupted: bool, handle: int, offset: int, length: int
+    ) -> bool:
+        """The compiled part could not answer a read that it had kept: a task does it, from the beginning."""
+        asked = (number, thread)
+        self._interrupts.taken_over(asked, interrupted=bool(interrupted))
+        if self._nursery is None:
+            self._fail(request, errno.EIO)
+        else:
+            self._nursery.start_soon(self._by_task, request, asked, handle, offset, length)
+        return True
 
     def release(self, handle: int) -> bool | None:
         """The handle is closed."""

@@ -75,6 +75,10 @@ class Interrupts:
         self._later[request[0]] = False
         return request
 
+    def taken_over(self, request: tuple[int, int], *, interrupted: bool) -> None:
+        """The same of a request that the compiled part has kept until now."""
+        self._later[request[0]] = interrupted
+
     def done(self, request: tuple[int, int]) -> None:
         """It was answered."""
         self._later.pop(request[0], None)

@@ -179,6 +179,7 @@ class MountProcess:
             adapter = self._adapter(operations, report)
             self._readahead = KernelReadahead(self._options.mountpoint, keepable(operations))
             reader.start(nursery)
+            operations.hot.start(nursery)
             operations.small_files.start(nursery)
             operations.directories.ahead.start(nursery)
             adapter.in_place.start(nursery)
@@ -269,7 +270,7 @@ class MountProcess:
         report.add("open", operations.statistics)
         report.add("ram_cache", lambda: {"budget_bytes": cache.budget, "used_bytes": cache.used})
         report.add("kernel", self._kernel_report)
-        report.add("counters", self._counters.snapshot)
+        report.add("counters", operations.counted)
         report.add("fetch_seconds", self._counters.waited)
         return report
 

@@ -21,6 +21,7 @@ from dadafs.attributes import Attributes
 from dadafs.beliefs import Found
 from dadafs.counters import Counters
 from dadafs.directories import Directories
+from dadafs.hot_reads import HotReads
 from dadafs.kernel_cache import KernelCache, Told
 from dadafs.node import Belief, Directory, Node, State, state_of
 from dadafs.policy.prefetch import Streams
@@ -45,16 +46,18 @@ _astuple = msgspec.structs.astuple
 class Handle:
     """An open file: the node, the remote file that is read, the prefetch state of this handle, and who opened it.
 
-    `first`: the kernel had no page of the file when it was opened. `streams` is None until they are needed.
+    `first`: the kernel had no page of the file when it was opened. `streams` is None until they are needed. `lone`: so
+    many of the latest reads continued no other.
     """
 
-    __slots__ = ("file", "first", "node", "process", "streams")
+    __slots__ = ("file", "first", "lone", "node", "process", "streams")
 
     def __init__(self, node: Node, file: RemoteFile, streams: Streams | None, first: bool) -> None:
         self.node = node
         self.file = file
         self.streams = streams
         self.first = first
+        self.lone = 0
         self.process: Process | None = None
 
 
@@ -76,6 +79,7 @@ class Operations(Attributes):
         self.directories = Directories(session, tree, self._new_handle, kernel.askers)
         self.small_files = SmallFiles(session, tree, files, counters, kernel)
         self.activity = Activity()
+        self.hot = HotReads(session, files.cache, counters, self.activity)
         self._handles: dict[int, Handle] = {}
         self._next_handle = 1
         self._recheck_below = tree.beliefs.leases.freshness / 2
@@ -360,7 +364,12 @@ class Operations(Attributes):
                 if process is not None:
                     self._note_wait(opened, process, offset, length, self.session.now() - begun)
 
-        return self.reader.read_later(file, self._streams(opened), offset, length, taken)
+        later = self.reader.read_later(file, self._streams(opened), offset, length, taken)
+        if later:
+            self.hot.lone_read(handle, opened, length)
+        else:
+            opened.lone = 0
+        return later
 
     async def read(self, handle: int, offset: int, length: int) -> bytes | memoryview:
         """Bytes of an open file; fewer than asked for only at the size that the kernel believes in."""
@@ -400,6 +409,7 @@ class Operations(Attributes):
     def release(self, handle: int) -> None:
         """The handle is closed."""
         opened = self._handles.pop(handle)
+        self.hot.released(handle)
         if opened.streams is not None:
             self.reader.close_streams(opened.streams)
         opened.file.close()
@@ -469,6 +479,11 @@ class Operations(Attributes):
         """What to call an open file in a log line."""
         opened = self._handles.get(handle)
         return f"handle {handle}" if opened is None else "/" + os.fsdecode(opened.file.path)
+
+    def counted(self) -> dict[str, int | dict[str, int]]:
+        """All counters by name, with what the compiled part has counted so far."""
+        self.hot.count()
+        return self.counters.snapshot()
 
     def statistics(self) -> dict[str, int]:
         """How much is open, and how much the tree knows."""

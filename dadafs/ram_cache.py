@@ -42,6 +42,7 @@ class RamCache:
         self.counters = counters if counters is not None else Counters()
         self.in_flight = 0
         self.metadata = 0
+        self._aside = 0
         self._prefetch_bytes = 0
         self._pool = BufferPool(budget)
         self._queue: S3Fifo[Key] = S3Fifo(self._pinned)
@@ -58,7 +59,7 @@ class RamCache:
     def used(self) -> int:
         """Bytes in use, of any kind."""
         pool = self._pool
-        return self._queue.weight + self.in_flight + self.metadata + pool.free_bytes + pool.limbo_bytes
+        return self._queue.weight + self.in_flight + self.metadata + self._aside + pool.free_bytes + pool.limbo_bytes
 
     @property
     def held(self) -> int:
@@ -69,6 +70,11 @@ class RamCache:
     def prefetch_room(self) -> int:
         """Bytes that prefetches may still take."""
         return int(self.budget * PREFETCH_SHARE) - self._prefetch_bytes
+
+    def set_aside(self, size: int) -> None:
+        """So many bytes of the budget are used by others."""
+        self._aside = size
+        self._make_room(0, 0)
 
     def charge_metadata(self, delta: int) -> None:
         """The tree remembers `delta` bytes more (or fewer); data gives way to it."""
@@ -86,7 +92,7 @@ class RamCache:
         Buffers in flight, or being looked at, give way to nothing; all other data does.
         """
         share = int(self.budget * METADATA_SHARE)
-        immovable = self.in_flight + self._pool.limbo_bytes
+        immovable = self.in_flight + self._aside + self._pool.limbo_bytes
         return min(share, self.budget - immovable) - self.metadata
 
     async def room(self) -> None:

@@ -24,6 +24,7 @@ import trio
 from dadafs.cached_file import CachedFile
 from dadafs.checksum import block_checksums
 from dadafs.counters import Counters
+from dadafs.data_channel import HotFile
 from dadafs.policy.lease import NEVER
 from dadafs.ram_cache import RamCache
 from dadafs.session import Answer, Session
@@ -63,6 +64,7 @@ class RemoteFile:
         "attr",
         "cached",
         "generation",
+        "hot",
         "idle_since",
         "leased",
         "orphaned",
@@ -89,6 +91,7 @@ class RemoteFile:
         self._session = files.session
         self._handle = 0
         self._handle_generation = 0
+        self.hot: HotFile | None = None  # as the compiled part reads it
         self._lock: trio.Lock | None = None  # of whoever asks the head, made when somebody does: most never do
 
     @property
@@ -123,6 +126,23 @@ class RemoteFile:
     def close(self) -> None:
         """The caller uses it no more. The head's handle is given back some time after the last close."""
         self._files.closed(self)
+
+    # --- read by the compiled part
+    # ----------------------------------------------------------------------------------------------------
+
+    def heat(self, hot: HotFile) -> None:
+        """The compiled part reads the file in its present state, through its present handle, until `cool`."""
+        self.cool()
+        self.hot = self.cached.hot = hot
+        for row in self.cached.fragments.values():
+            for extent in row:
+                hot.hold(extent.fragment, extent.first, extent.count, True)
+
+    def cool(self) -> None:
+        """What the compiled part was told of the file is not so any more."""
+        if self.hot is not None:
+            self.hot.cool()
+            self.hot = self.cached.hot = None
 
     # --- belief
     # ----------------------------------------------------------------------------------------------------
@@ -189,6 +209,7 @@ class RemoteFile:
         if read_in != self.version:
             return
         self.leased = False  # the notice of this change is still on its way, or there is none
+        self.cool()
         if (attr.dev, attr.ino) != self.identity:
             raise stale(self.path)
         self.become(attr)
@@ -200,6 +221,7 @@ class RemoteFile:
         before, self.attr = self.attr, attr
         if attr is before or attr.version == before.version:
             return
+        self.cool()
         self._files.cache.advance(self.cached, attr.version, append=self._files.appends(self.path))
         self._files.tell(self, before, attr)
 
@@ -212,6 +234,7 @@ class RemoteFile:
         """What is believed of the file must be asked for again before it is used."""
         self.leased = False
         self.asked_at = NEVER
+        self.cool()
 
     # --- the handle
     # ------------------------------------------------------------------------------------------------
@@ -268,9 +291,11 @@ class RemoteFile:
         """The head does not know `handle`; the next use opens the file again."""
         if handle == self._handle:
             self._handle_generation = 0
+            self.cool()
 
     def take_handle(self) -> tuple[int, int]:
         """The handle and its generation, no longer this file's."""
+        self.cool()
         taken = self._handle, self._handle_generation
         self._handle_generation = 0
         return taken
@@ -450,6 +475,7 @@ class RemoteFiles:
             for path in push.paths:
                 for file in self._at_or_below(path):
                     file.leased = False
+                    file.cool()
             return
         for change in push.changes:
             self._changed(change.path, change.attr)
@@ -472,6 +498,7 @@ class RemoteFiles:
             known.asked_at, known.generation = now, generation
             if attr.nlink > 1:
                 known.leased = False  # a write through another name may be seen by no watch
+                known.cool()
 
     def _at_or_below(self, path: bytes) -> list[RemoteFile]:
         if not path:

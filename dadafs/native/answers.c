@@ -16,6 +16,8 @@
  * be found, or pyfuse3 was built in another way, nothing of this is called and everything works as it does without.
  */
 #include "answers.h"
+#include "fetches.h"
+#include "hot_reads.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -26,15 +28,17 @@
 #include <time.h>
 
 #define TURN_NS 1000000  /* requests are answered in a row for so long at most */
+#define LONG_TURN_NS 5000000 /* or, where the loop has nothing else to do, for so long: its timers go late by that */
 #define WATCH_NS 40000   /* how long the next request is waited for before the loop is asked */
 #define BULK (64 << 10) /* after a reply of more bytes than this the next request is not waited for */
 #define DISCOURAGED 8    /* after so many requests in a row that did not come, it is waited for only now and then */
 #define NOW_AND_THEN 32
+#define CHANNELS_WATCHED 16
 #define PIECES 8         /* of other work, of a few dozen microseconds each, are done instead of waiting */
 
 static const char *const names[COUNT] = {"lookup", "getattr",  "open",    "read",    "release",
                                          "forget", "getxattr", "opendir", "readdir", "releasedir", "idle",
-                                         "number",   "interrupt"};
+                                         "number",   "interrupt", "retry"};
 static PyObject *callables[COUNT];
 static struct fuse_lowlevel_ops inner;
 static int in_place;             /* whether the request processed last was answered here, or will be */
@@ -86,7 +90,7 @@ static void dropped(PyObject *capsule)
         fuse_reply_err(req, EIO);
 }
 
-static PyObject *request_of(fuse_req_t req)
+PyObject *answers_request(fuse_req_t req)
 {
     PyObject *capsule = PyCapsule_New(req, WAITING, dropped);
 
@@ -254,9 +258,14 @@ static void open_(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static void read_(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
 {
-    PyObject *request = request_of(req), *answer = NULL;
+    PyObject *request, *answer = NULL;
     Py_buffer data;
 
+    if (hot_read(req, fi->fh, size, offset)) {
+        answered();
+        return;
+    }
+    request = answers_request(req);
     if (request)
         answer = answers_ask(READ, Py_BuildValue("(KLnO)", (unsigned long long)fi->fh, (long long)offset,
                                                  (Py_ssize_t)size, request));
@@ -423,13 +432,73 @@ static int idle(void)
     return busy;
 }
 
+/* What else the loop has to do: the descriptor that it sleeps on, and the tasks that can go on. Without them it is not
+ * known, and nothing is waited for that goes past it. */
+static int loop_fd = -1;
+static PyObject *runnable;
+
+static int is_wanted(struct pollfd *loop)
+{
+    return !runnable || PyObject_Size(runnable) != 0 || loop->revents != 0;
+}
+
+/* Whether a turn that began then may go on. */
+static int in_turn(long long begun)
+{
+    struct pollfd loop = {.fd = loop_fd, .events = POLLIN};
+    long long spent = now_ns() - begun;
+
+    if (spent < TURN_NS)
+        return 1;
+    return runnable && spent < LONG_TURN_NS && poll(&loop, 1, 0) == 0 && !is_wanted(&loop);
+}
+
+/* The kernel's next request is waited for together with what the head owes: the replies are taken as they come, and the
+ * requests that they answer with them. Until the turn ends, or the loop has something else to do. */
+static int another_or_reply(int fd, long long turn_end)
+{
+    struct pollfd fds[2 + CHANNELS_WATCHED];
+
+    while (hot_waiting()) {
+        long long left = turn_end - now_ns();
+        struct timespec patience = {0, left > 0 ? (long)left : 0};
+        int count, got;
+
+        fds[0] = (struct pollfd){.fd = fd, .events = POLLIN};
+        fds[1] = (struct pollfd){.fd = loop_fd, .events = POLLIN};
+        count = fetches_awaited(fds + 2, CHANNELS_WATCHED);
+        Py_BEGIN_ALLOW_THREADS
+        got = ppoll(fds, (nfds_t)count + 2, &patience, NULL);
+        Py_END_ALLOW_THREADS
+        if (got <= 0)
+            return 0;
+        for (int i = 0; i < count; i++)
+            if (fds[2 + i].revents)
+                fetches_receive(fds[2 + i].fd);
+        if (fds[0].revents)
+            return (fds[0].revents & POLLIN) != 0;
+        fds[1].revents = 0;
+        poll(fds + 1, 1, 0); /* what was received just now is no news any more */
+        if (is_wanted(&fds[1]))
+            return 0;
+    }
+    return 2;
+}
+
 /* Whether there is another request, now or, with `patience`, within `WATCH_NS`, or after a piece of other work. */
-static int another(int fd, int patience)
+static int another(int fd, int patience, long long turn_end)
 {
     static unsigned disappointed; /* so often in a row */
     struct pollfd waiting = {.fd = fd, .events = POLLIN};
     long long end;
 
+    if (runnable && hot_waiting()) {
+        int found = another_or_reply(fd, turn_end);
+
+        if (found < 2)
+            return found;
+        patience = 1;
+    }
     if (poll(&waiting, 1, 0) > 0)
         return (waiting.revents & POLLIN) != 0;
     if (!patience || !have_company())
@@ -470,7 +539,7 @@ fuse_session_process_buf(struct fuse_session *session, const struct fuse_buf *re
     static struct fuse_buf next;
     static process_fn *process;
     static receive_fn *receive;
-    long long end;
+    long long begun;
 
     if (!process) {
         void *libfuse = dlopen("libfuse3.so.3", RTLD_LAZY | RTLD_NOLOAD);
@@ -481,8 +550,9 @@ fuse_session_process_buf(struct fuse_session *session, const struct fuse_buf *re
     carry_out(process, session, request);
     if (!in_place || !receive)
         return;
-    end = now_ns() + TURN_NS;
-    while (in_place && now_ns() < end && !fuse_session_exited(session) && another(fuse_session_fd(session), awaited)) {
+    begun = now_ns();
+    while (in_place && in_turn(begun) && !fuse_session_exited(session) &&
+           another(fuse_session_fd(session), awaited, begun + LONG_TURN_NS)) {
         if (receive(session, &next) <= 0)
             return; /* interrupted, or the end: pyfuse3 will see it as well */
         /* what is not answered in place is left for pyfuse3 to wait for, so it is the last */
@@ -500,11 +570,26 @@ PyObject *answers_set(PyObject *module, PyObject *arguments, PyObject *keywords)
         return NULL;
     }
     mount_number++;
+    hot_forget_all();
     for (int i = 0; i < COUNT; i++) {
         PyObject *callable = keywords ? PyDict_GetItemString(keywords, names[i]) : NULL;
         Py_XINCREF(callable);
         Py_XSETREF(callables[i], callable);
     }
+    Py_RETURN_NONE;
+}
+
+PyObject *answers_watch(PyObject *module, PyObject *arguments)
+{
+    PyObject *tasks;
+    int descriptor;
+
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "iO", &descriptor, &tasks))
+        return NULL;
+    loop_fd = descriptor;
+    Py_XINCREF(tasks == Py_None ? NULL : tasks);
+    Py_XSETREF(runnable, tasks == Py_None ? NULL : tasks);
     Py_RETURN_NONE;
 }
 

@@ -8,13 +8,20 @@
 
 #define FUSE_USE_VERSION 30
 #include <fuse_lowlevel.h>
+#include <stdint.h>
 
 /* What Python is asked; the names are in answers.c. */
 enum { LOOKUP, GETATTR, OPEN, READ, RELEASE, FORGET, GETXATTR, OPENDIR, READDIR, RELEASEDIR, IDLE, NUMBER,
-       INTERRUPT, COUNT };
+       INTERRUPT, RETRY, COUNT };
 
 /* A new reference to what the callable says to `arguments`, which is released; NULL where it has nothing to say. */
 PyObject *answers_ask(int which, PyObject *arguments);
+
+/* A new reference to what stands for a request that Python will answer; NULL, with an exception, where there is no memory. */
+PyObject *answers_request(fuse_req_t req);
+
+/* watch(loop, runnable), of the module: see answers.c. */
+PyObject *answers_watch(PyObject *module, PyObject *arguments);
 
 /* Let `ops`, pyfuse3's own, be asked only where Python has no answer at once. */
 void answers_install(struct fuse_lowlevel_ops *ops);
@@ -40,6 +47,8 @@ ino_t replies_number(unsigned long long id);
 /* What interrupts.c does with each request before and after it is processed; `after`: whether it was an interrupt. */
 void interrupts_before(const struct fuse_buf *request);
 int interrupts_after(const struct fuse_buf *request);
+/* Number and thread of the request that was processed last. */
+void interrupts_number(uint64_t *unique, int *thread);
 PyObject *interrupts_current(PyObject *module, PyObject *unused);
 
 /* answered() -> requests answered in place so far, of the module. */

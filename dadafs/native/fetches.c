@@ -7,7 +7,7 @@
  * Everything happens in the thread of the loop, which holds the interpreter's lock; callbacks may begin, give up and
  * close. What the head sends is bounded before it is used, and whatever breaks the protocol ends the channel.
  */
-#include "fetches.h"
+#include "fetches_inside.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,48 +17,6 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
-
-#define FIRST_ID 0x80000000u
-#define MOST 256u            /* requests under way on one channel */
-#define CHANNELS 64          /* that are looked after */
-#define READ_AHEAD 1024      /* bytes after a payload that are received with it: the next header */
-#define MOST_METADATA (64u << 10)
-#define MOST_PAYLOAD (16u << 20)
-#define ROOM (FRAME_HEADER + MOST_METADATA)
-#define TURN (4 << 20)       /* bytes in a row, then others have their turn */
-#define LARGE (64u << 10)    /* from here on the interpreter's lock is given up meanwhile */
-
-struct fetch {
-    uint32_t id; /* 0: free */
-    unsigned count;
-    uint8_t *into; /* NULL: given up */
-    size_t length;
-    landed_fn *landed;
-    void *whose;
-};
-
-struct fetches {
-    PyObject_HEAD
-    int fd, over, broken, held, busy;
-    char trouble[160];
-    PyObject *take, *landed;
-    struct fetch fetch[MOST];
-    unsigned pending, turn;
-    unsigned long long received, sent, odd;
-    uint8_t *buffer;
-    size_t start, end;
-    /* the payload that is being received */
-    int in_payload;
-    struct fetch *current; /* whose it is, NULL: Python's, or nobody's */
-    struct blocks blocks;
-    int plain, intact;   /* `blocks` is all that was asked for; those that were verified are as they were sent */
-    unsigned verified;
-    uint32_t foreign;    /* the number of Python's request */
-    Py_buffer foreign_into;
-    int has_foreign_into;
-    uint8_t *into;       /* NULL: into nowhere */
-    size_t done, length;
-};
 
 static struct fetches *channels[CHANNELS];
 static uint8_t scrap[64 << 10];
@@ -157,7 +115,7 @@ uint32_t fetches_begin(struct fetches *self, const struct block_request *request
     return id;
 }
 
-static struct fetch *find(struct fetches *self, uint32_t id)
+struct fetch *fetches_find(struct fetches *self, uint32_t id)
 {
     struct fetch *fetch = &self->fetch[id % MOST];
 
@@ -166,7 +124,7 @@ static struct fetch *find(struct fetches *self, uint32_t id)
 
 int fetches_abandon(struct fetches *self, uint32_t id)
 {
-    struct fetch *fetch = find(self, id);
+    struct fetch *fetch = fetches_find(self, id);
 
     if (!fetch || !fetch->into)
         return 0;
@@ -279,7 +237,7 @@ static int begin_payload(struct fetches *self, const struct frame_header *header
     self->done = 0;
     self->length = header->payload;
     if (header->id >= FIRST_ID) {
-        struct fetch *fetch = find(self, header->id);
+        struct fetch *fetch = fetches_find(self, header->id);
 
         if (!fetch)
             return fail(self, "a reply to no request");
@@ -360,8 +318,7 @@ static ssize_t receive_header(struct fetches *self)
     return got;
 }
 
-/* 1 where more may be there, 0 where nothing is, -1 at the end. */
-static int receive(struct fetches *self)
+int fetches_take(struct fetches *self)
 {
     ssize_t left = TURN, got = 1;
 
@@ -395,153 +352,22 @@ void fetches_receive(int fd)
 {
     for (int i = 0; i < CHANNELS; i++)
         if (channels[i] && channels[i]->fd == fd && !channels[i]->over) {
-            receive(channels[i]);
+            fetches_take(channels[i]);
             return;
         }
 }
 
-/* --- the Python object ------------------------------------------------------------------------------------------------- */
-
-/* A fetch whose bytes Python wants. */
-struct wanted {
-    PyObject *done;
-    Py_buffer into;
-};
-
-static const char *const tier_names[] = {"origin", "ssd", "memory"};
-
-static PyObject *numbers(const uint64_t *values, unsigned count)
+void fetches_enter(struct fetches *self)
 {
-    PyObject *list = PyList_New((Py_ssize_t)count);
-
-    for (unsigned i = 0; list && i < count; i++) {
-        PyObject *number = PyLong_FromUnsignedLongLong(values[i]);
-
-        if (!number)
-            Py_CLEAR(list);
-        else
-            PyList_SET_ITEM(list, (Py_ssize_t)i, number);
-    }
-    return list;
+    for (int i = 0; i < CHANNELS; i++)
+        if (!channels[i]) {
+            channels[i] = self;
+            return;
+        }
 }
 
-static void drop_wanted(struct wanted *wanted)
+void fetches_leave(struct fetches *self)
 {
-    PyBuffer_Release(&wanted->into);
-    Py_DECREF(wanted->done);
-    PyMem_Free(wanted);
-}
-
-static void wanted_landed(void *whose, const struct blocks *blocks, int intact)
-{
-    struct wanted *wanted = whose;
-    PyObject *done = wanted->done, *result, *checksums;
-
-    Py_INCREF(done);
-    drop_wanted(wanted);
-    checksums = blocks ? numbers(blocks->checksums, blocks->count) : NULL;
-    if (checksums)
-        result = PyObject_CallFunction(done, "OOOs", checksums, intact ? Py_True : Py_False,
-                                       blocks->settled ? Py_True : Py_False, tier_names[blocks->tier]);
-    else {
-        PyErr_Clear();
-        result = PyObject_CallFunction(done, "OOOs", Py_None, Py_False, Py_False, "");
-    }
-    if (!result)
-        PyErr_WriteUnraisable(done);
-    Py_XDECREF(result);
-    Py_XDECREF(checksums);
-    Py_DECREF(done);
-}
-
-static PyObject *fetches_fetch(PyObject *object, PyObject *arguments)
-{
-    struct fetches *self = (struct fetches *)object;
-    struct block_request request = {0};
-    struct wanted *wanted;
-    PyObject *into, *done;
-    uint32_t id;
-
-    if (!PyArg_ParseTuple(arguments, "K(KKLLL)KIIpOO", &request.handle, &request.version.dev, &request.version.ino,
-                          &request.version.size, &request.version.mtime_ns, &request.version.ctime_ns,
-                          &request.fragment, &request.first, &request.count, &request.prefetch, &into, &done))
-        return NULL;
-    if (!fetches_open(self))
-        return PyLong_FromLong(0);
-    wanted = PyMem_Malloc(sizeof *wanted);
-    if (!wanted)
-        return PyErr_NoMemory();
-    if (PyObject_GetBuffer(into, &wanted->into, PyBUF_CONTIG) != 0) {
-        PyMem_Free(wanted);
-        return NULL;
-    }
-    Py_INCREF(done);
-    wanted->done = done;
-    id = wanted->into.len ? fetches_begin(self, &request, wanted->into.buf, (size_t)wanted->into.len, wanted_landed, wanted)
-                          : 0;
-    if (!id)
-        drop_wanted(wanted);
-    return PyLong_FromUnsignedLong(id);
-}
-
-static PyObject *fetches_give_up(PyObject *object, PyObject *arguments)
-{
-    struct fetches *self = (struct fetches *)object;
-    unsigned id;
-    struct fetch *fetch;
-
-    if (!PyArg_ParseTuple(arguments, "I", &id))
-        return NULL;
-    fetch = find(self, id);
-    if (!fetch || fetch->landed != wanted_landed || !fetches_abandon(self, id))
-        Py_RETURN_FALSE;
-    drop_wanted(fetch->whose);
-    Py_RETURN_TRUE;
-}
-
-static PyObject *fetches_receive_now(PyObject *object, PyObject *unused)
-{
-    struct fetches *self = (struct fetches *)object;
-    int more = receive(self);
-
-    (void)unused;
-    if (more < 0) {
-        PyErr_SetString(self->broken ? PyExc_ValueError : PyExc_ConnectionError, self->trouble);
-        return NULL;
-    }
-    return PyBool_FromLong(more);
-}
-
-static PyObject *fetches_hold(PyObject *object, PyObject *argument)
-{
-    struct fetches *self = (struct fetches *)object;
-    int held = PyObject_IsTrue(argument);
-
-    if (held < 0)
-        return NULL;
-    self->held = held;
-    Py_RETURN_NONE;
-}
-
-static PyObject *fetches_divert(PyObject *object, PyObject *arguments)
-{
-    struct fetches *self = (struct fetches *)object;
-    unsigned id;
-
-    if (!PyArg_ParseTuple(arguments, "I", &id))
-        return NULL;
-    if (self->in_payload && self->foreign == id && id) {
-        self->into = NULL;
-        release_foreign(self);
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *fetches_close(PyObject *object, PyObject *unused)
-{
-    struct fetches *self = (struct fetches *)object;
-
-    (void)unused;
     if (!self->over)
         snprintf(self->trouble, sizeof self->trouble, "closed on this side");
     self->over = 1;
@@ -557,135 +383,12 @@ static PyObject *fetches_close(PyObject *object, PyObject *unused)
     if (self->fd >= 0)
         close(self->fd);
     self->fd = -1;
-    Py_RETURN_NONE;
 }
 
-static PyObject *fetches_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
+void fetches_divert(struct fetches *self, uint32_t id)
 {
-    struct fetches *self;
-    PyObject *take, *landed;
-    int fd;
-
-    (void)keywords;
-    if (!PyArg_ParseTuple(arguments, "iOO", &fd, &take, &landed))
-        return NULL;
-    if (!frames_ready()) {
-        PyErr_SetString(PyExc_RuntimeError, "no function for checksums was found");
-        return NULL;
+    if (id && self->in_payload && self->foreign == id) {
+        self->into = NULL;
+        release_foreign(self);
     }
-    self = (struct fetches *)type->tp_alloc(type, 0); /* zeroed */
-    if (!self)
-        return NULL;
-    self->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0); /* our own: nobody may close it, or take its number, meanwhile */
-    if (self->fd < 0) {
-        self->over = 1;
-        Py_DECREF(self);
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
-    self->take = Py_NewRef(take);
-    self->landed = Py_NewRef(landed);
-    self->buffer = PyMem_Malloc(ROOM + READ_AHEAD);
-    if (!self->buffer) {
-        Py_DECREF(self);
-        return PyErr_NoMemory();
-    }
-    for (int i = 0; i < CHANNELS; i++)
-        if (!channels[i]) {
-            channels[i] = self;
-            break;
-        }
-    return (PyObject *)self;
-}
-
-static int fetches_traverse(PyObject *object, visitproc visit, void *arg)
-{
-    struct fetches *self = (struct fetches *)object;
-
-    Py_VISIT(self->take);
-    Py_VISIT(self->landed);
-    Py_VISIT(Py_TYPE(object));
-    return 0;
-}
-
-static int fetches_clear(PyObject *object)
-{
-    struct fetches *self = (struct fetches *)object;
-
-    Py_CLEAR(self->take);
-    Py_CLEAR(self->landed);
-    return 0;
-}
-
-static void fetches_dealloc(PyObject *object)
-{
-    struct fetches *self = (struct fetches *)object;
-    PyTypeObject *type = Py_TYPE(object);
-
-    PyObject_GC_UnTrack(object);
-    Py_XDECREF(fetches_close(object, NULL));
-    fetches_clear(object);
-    PyMem_Free(self->buffer);
-    type->tp_free(object);
-    Py_DECREF(type);
-}
-
-static PyObject *get_count(PyObject *object, void *which)
-{
-    struct fetches *self = (struct fetches *)object;
-
-    switch (*(const char *)which) {
-    case 'r':
-        return PyLong_FromUnsignedLongLong(self->received);
-    case 's':
-        return PyLong_FromUnsignedLongLong(self->sent);
-    case 'o':
-        return PyLong_FromUnsignedLongLong(self->odd);
-    default:
-        return PyLong_FromUnsignedLong(self->pending);
-    }
-}
-
-static PyGetSetDef attributes[] = {
-    {"received", get_count, NULL, "Bytes received so far.", "r"},
-    {"sent", get_count, NULL, "Bytes sent from here so far.", "s"},
-    {"odd", get_count, NULL, "Replies that were not what was asked for, or damaged.", "o"},
-    {"pending", get_count, NULL, "Requests begun here that are under way.", "p"},
-    {NULL, NULL, NULL, NULL, NULL}};
-
-static PyMethodDef methods[] = {
-    {"fetch", fetches_fetch, METH_VARARGS,
-     "fetch(handle, version, fragment, first, count, prefetch, into, done) -> number, 0 where nothing was asked.\n"
-     "`done(checksums, intact, settled, tier)` is called once, with None where it has to be asked for in another way."},
-    {"give_up", fetches_give_up, METH_VARARGS, "give_up(number): whether `done` will not be called."},
-    {"receive", fetches_receive_now, METH_NOARGS,
-     "receive() -> whether there may be more. Raises ConnectionError at the end of the channel, ValueError where\n"
-     "the head broke the protocol."},
-    {"hold", fetches_hold, METH_O, "hold(whether): begin no request while Python sends one."},
-    {"divert", fetches_divert, METH_VARARGS, "divert(number): write no more of this reply into its buffer."},
-    {"close", fetches_close, METH_NOARGS, "End all requests."},
-    {NULL, NULL, 0, NULL}};
-
-static PyType_Slot slots[] = {{Py_tp_new, fetches_new},           {Py_tp_dealloc, fetches_dealloc},
-                              {Py_tp_traverse, fetches_traverse}, {Py_tp_clear, fetches_clear},
-                              {Py_tp_methods, methods},           {Py_tp_getset, attributes},
-                              {Py_tp_doc, "Fetches(fd, take, landed): see fetches.c."},
-                              {0, NULL}};
-
-static PyType_Spec spec = {"_dadafs_fuse.Fetches", sizeof(struct fetches), 0,
-                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};
-static PyTypeObject *the_type;
-
-struct fetches *fetches_of(PyObject *object)
-{
-    if (!the_type || !PyObject_TypeCheck(object, the_type)) {
-        PyErr_SetString(PyExc_TypeError, "not a data channel");
-        return NULL;
-    }
-    return (struct fetches *)object;
-}
-
-int fetches_add_type(PyObject *module)
-{
-    the_type = (PyTypeObject *)PyType_FromSpec(&spec);
-    return the_type ? PyModule_AddObjectRef(module, "Fetches", (PyObject *)the_type) : -1;
 }

@@ -16,6 +16,7 @@
  */
 #include "answers.h"
 #include "fetches.h"
+#include "hot_reads.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -185,6 +186,16 @@ static PyMethodDef methods[] = {
     {"entries", entries_many, METH_VARARGS,
      "entries(names, starts, records, first, stop, cookie, room, lasting, passing) -> (bytes, count): names of a page,\n"
      "as many as there is room for; `cookie` is that of the second one."},
+    {"watch", answers_watch, METH_VARARGS,
+     "watch(descriptor, runnable): what tells that the loop has other things to do; see answers.c."},
+    {"hot_start", hot_start, METH_VARARGS,
+     "hot_start(blocks, bounds): keep so many blocks, count waiting times in these buckets (seconds); see hot_reads.c."},
+    {"hot_attach", hot_attach, METH_VARARGS,
+     "hot_attach(handle, file): whether small reads of an open file, a `HotFile` or None, are answered without asking."},
+    {"hot_expire", hot_expire, METH_VARARGS, "hot_expire(seconds): hand over reads that have waited for so long."},
+    {"hot_give_back", hot_give_back, METH_NOARGS, "hot_give_back(): whether the memory of the blocks was given back."},
+    {"hot_drain", hot_drain, METH_NOARGS,
+     "hot_drain() -> (tallies of handles, waiting times of each tier, latest reads), counted since the last call."},
     {"current", interrupts_current, METH_NOARGS, "current() -> (number, thread) of the request that was processed last."},
     {"answered", answers_count, METH_NOARGS, "How many requests were answered in place so far."},
     {NULL, NULL, 0, NULL}};
@@ -195,7 +206,7 @@ PyMODINIT_FUNC PyInit__dadafs_fuse(void)
 {
     PyObject *created = PyModule_Create(&module);
 
-    if (created && fetches_add_type(created) != 0)
+    if (created && (fetches_add_type(created) != 0 || hot_add_type(created) != 0))
         Py_CLEAR(created);
     return created;
 }

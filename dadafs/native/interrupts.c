@@ -5,6 +5,7 @@
  * So the number is read from the request itself, and Python is told (`dadafs/interrupts.py`).
  */
 #include "answers.h"
+#include "hot_reads.h"
 
 #include <stdint.h>
 #include <string.h>
@@ -33,8 +34,15 @@ int interrupts_after(const struct fuse_buf *request)
     if (header.opcode != OPCODE_INTERRUPT || request->size < sizeof header + sizeof unique)
         return 0;
     memcpy(&unique, (const char *)request->mem + sizeof header, sizeof unique);
-    Py_XDECREF(answers_ask(INTERRUPT, Py_BuildValue("(K)", (unsigned long long)unique)));
+    if (!hot_interrupted(unique))
+        Py_XDECREF(answers_ask(INTERRUPT, Py_BuildValue("(K)", (unsigned long long)unique)));
     return 1;
+}
+
+void interrupts_number(uint64_t *unique, int *thread)
+{
+    *unique = header.unique;
+    *thread = (int)header.thread;
 }
 
 /* current() -> (number, thread) of the request that was processed last, of the module. */

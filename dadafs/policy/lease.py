@@ -56,6 +56,11 @@ class LeaseClock:
             return True
         return self.stale_if_offline and not self.connected
 
+    def until(self, asked_at: float, generation: int, leased: bool) -> float:
+        """The moment until which `live` will say yes as things are; what is stale while offline does not count."""
+        newest = max(asked_at, self.horizon) if leased and generation == self.generation else asked_at
+        return asked_at if asked_at == NEVER else newest + self.freshness
+
     def keepalive_interval(self) -> float:
         """Seconds between two keepalives: a quarter of `freshness`, but neither a flood nor useless."""
         return min(max(self.freshness / 4, 0.02), 5.0)
