@@ -7,8 +7,8 @@ give_up = session.blocks.read_now(Read(...), sink, generation, answered)     # n
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import lz4.block
@@ -36,6 +36,7 @@ class BlockReads:
         self._session = session
         self._links = links
         self._counters = counters
+        self._together: Slot | None = None  # whose channel is corked
 
     async def read(
         self,
@@ -83,7 +84,7 @@ class BlockReads:
         None: whatever went wrong, `read` would tell. The function returned gives the read up; False where it was
         answered already.
         """
-        slot = self._least_busy(None)
+        slot = self._together or self._least_busy(None)
         if slot is None or slot.channel is None or generation != self._links.generation:
             return None
         channel = slot.channel
@@ -103,6 +104,22 @@ class BlockReads:
             return over
 
         return given_up
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """The reads begun with `read_now` meanwhile go to one data channel, and travel together; await nothing."""
+        slot = self._least_busy(None)
+        channel = slot.channel if slot is not None else None
+        if not isinstance(channel, DataChannel):
+            yield
+            return
+        self._together = slot
+        channel.cork(True)
+        try:
+            yield
+        finally:
+            self._together = None
+            channel.cork(False)
 
     def _fetch_now(
         self, channel: DataChannel, slot: Slot, read: Read, sink: memoryview, answered: Answered

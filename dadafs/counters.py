@@ -23,6 +23,7 @@ class Counters:
     hit_bytes: int = 0
     miss_bytes: int = 0
     bypass_bytes: int = 0
+    hot_reads: int = 0  # of all these: small ones here and there that the compiled part answered by itself
     # prefetch, in fragments
     prefetched: int = 0
     prefetch_used: int = 0

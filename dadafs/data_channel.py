@@ -104,6 +104,10 @@ class DataChannel(RequestChannel):
             )
         )
 
+    def cork(self, corked: bool) -> None:
+        """Requests begun while corked are sent together afterwards."""
+        self._fetches.cork(corked)
+
     def give_up(self, number: int) -> bool:
         """`done` will not be called, nor the buffer written to; False where it was called already."""
         return bool(self._fetches.give_up(number))

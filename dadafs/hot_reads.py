@@ -162,6 +162,7 @@ class HotReads:
         tiers: tuple[int, int, int],
     ) -> None:
         counters = self._counters
+        counters.hot_reads += hits + misses
         counters.hit += hits
         counters.hit_bytes += hit_bytes
         counters.miss += misses

@@ -32,6 +32,7 @@ _COUNTERS = {
     "prefetch_used": ("dadafs_prefetch_used", "Prefetched fragments that were read"),
     "late": ("dadafs_late", "Reads that waited for a prefetch in flight"),
     "wasted": ("dadafs_wasted", "Fragments prefetched and evicted unread"),
+    "hot_reads": ("dadafs_hot_reads", "Small reads that the compiled part answered by itself"),
     "prefetch_refused": ("dadafs_prefetch_refused", "Prefetches for which there was no room"),
     "wire_bytes": ("dadafs_wire_bytes", "Bytes received from the head"),
     "blocks_unchanged": ("dadafs_blocks_unchanged", "Blocks found unchanged by checksum and not sent again"),

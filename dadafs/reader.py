@@ -430,6 +430,13 @@ class Reader:
         if self._nursery is None or not self._session.connected:
             return
         self._active[streams] = trio.current_time()
+        if len(ranges) == 1:
+            self._prefetch_all(file, streams, ranges)
+            return
+        with self._session.blocks.together():
+            self._prefetch_all(file, streams, ranges)
+
+    def _prefetch_all(self, file: RemoteFile, streams: Streams, ranges: list[tuple[int, int]]) -> None:
         unit = self._cache.fragment_size
         cached = file.cached
         for start, stop in ranges:

@@ -47,6 +47,23 @@ def test_sequential_reading_prefetches_each_later_fragment_once() -> None:
     assert starts[0] <= 2 * MIB
 
 
+def test_a_long_window_is_asked_for_several_fragments_at_a_time() -> None:
+    streams = Streams(MIB)
+    sequential(streams, 0, 64 * MIB, 128 * KIB)
+    asked = [streams.note(offset, 128 * KIB, SIZE).ranges for offset in range(64 * MIB, 128 * MIB, 128 * KIB)]
+    assert {len(ranges) for ranges in asked} == {0, 4}
+    for number, ranges in enumerate(asked):  # and is never used up meanwhile
+        if ranges:
+            assert ranges[0][0] >= 64 * MIB + number * 128 * KIB + 11 * MIB
+
+
+def test_the_end_of_the_file_is_not_waited_for() -> None:
+    size = 70 * MIB + 5
+    streams = Streams(MIB)
+    sequential(streams, 0, 60 * MIB, 128 * KIB, size)
+    assert streams.streams[0].ahead >= size
+
+
 def test_the_window_doubles_on_proof_up_to_the_cap() -> None:
     streams = Streams(MIB, cap=8 * MIB)
     widest = 0

@@ -67,7 +67,8 @@ static int lose(struct fetches *self, const char *what, const char *why)
 
 int fetches_open(const struct fetches *self)
 {
-    return !self->over && !self->held && self->pending < MOST;
+    return !self->over && !self->held && self->pending < MOST &&
+           self->requests_size < MOST_CORKED * FRAME_REQUEST_ROOM - FRAME_REQUEST_ROOM;
 }
 
 unsigned fetches_pending(const struct fetches *self)
@@ -88,28 +89,43 @@ static struct fetch *free_fetch(struct fetches *self)
     return NULL;
 }
 
+/* Whether what waits to be sent is; 0 where nothing of it was, and it waits no more. */
+static int send_requests(struct fetches *self)
+{
+    size_t size = self->requests_size;
+    ssize_t sent = send(self->fd, self->requests, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+    self->requests_size = 0;
+    if (sent == (ssize_t)size) {
+        self->sent += size;
+        return 1;
+    }
+    if (sent > 0)
+        lose(self, "a send was interrupted in the middle of a frame", "");
+    return 0; /* where the connection is lost, whoever receives finds out */
+}
+
+void fetches_flush(struct fetches *self)
+{
+    self->corked = 0;
+    if (!self->over && self->requests_size && !send_requests(self))
+        lose(self, "the head takes no requests", "");
+}
+
 uint32_t fetches_begin(struct fetches *self, const struct block_request *request, uint8_t *into, size_t length,
                        landed_fn *landed, void *whose)
 {
     static uint32_t series;
-    uint8_t frame[FRAME_REQUEST_ROOM];
+    uint8_t *frame = self->requests + self->requests_size;
     struct fetch *fetch;
     uint32_t id;
-    size_t size;
-    ssize_t sent;
-
     if (!fetches_open(self) || !request->count || request->count > MOST_BLOCKS || !(fetch = free_fetch(self)))
         return 0;
     series = (series + 1) % (FIRST_ID / MOST);
     id = FIRST_ID + series * MOST + (uint32_t)(fetch - self->fetch);
-    size = frames_request(frame, id, request);
-    sent = send(self->fd, frame, size, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (sent != (ssize_t)size) {
-        if (sent > 0)
-            lose(self, "a send was interrupted in the middle of a frame", "");
-        return 0; /* where the connection is lost, whoever receives finds out */
-    }
-    self->sent += size;
+    self->requests_size += frames_request(frame, id, request);
+    if (!self->corked && !send_requests(self))
+        return 0;
     *fetch = (struct fetch){id, request->count, into, length, landed, whose};
     self->pending++;
     return id;

@@ -11,6 +11,7 @@
 #define MOST_METADATA (64u << 10)
 #define MOST_PAYLOAD (16u << 20)
 #define ROOM (FRAME_HEADER + MOST_METADATA)
+#define MOST_CORKED 64       /* requests that are sent together */
 #define TURN (4 << 20)       /* bytes in a row, then others have their turn */
 #define LARGE (64u << 10)    /* from here on the interpreter's lock is given up meanwhile */
 
@@ -29,6 +30,9 @@ struct fetches {
     char trouble[160];
     PyObject *take, *landed;
     struct fetch fetch[MOST];
+    int corked;
+    uint8_t *requests; /* that wait for more to be sent with */
+    size_t requests_size;
     unsigned pending, turn;
     unsigned long long received, sent, odd;
     uint8_t *buffer;
@@ -49,6 +53,9 @@ struct fetches {
 /* Look after the channel from now on; or no more, and end what it was asked for. */
 void fetches_enter(struct fetches *self);
 void fetches_leave(struct fetches *self);
+
+/* Send the requests that were begun since the channel was corked. */
+void fetches_flush(struct fetches *self);
 
 /* The request `id` that was begun here and is under way, or NULL. */
 struct fetch *fetches_find(struct fetches *self, uint32_t id);

@@ -126,6 +126,20 @@ static PyObject *hold(PyObject *object, PyObject *argument)
     Py_RETURN_NONE;
 }
 
+static PyObject *cork(PyObject *object, PyObject *argument)
+{
+    struct fetches *self = (struct fetches *)object;
+    int corked = PyObject_IsTrue(argument);
+
+    if (corked < 0)
+        return NULL;
+    if (corked)
+        self->corked = 1;
+    else
+        fetches_flush(self);
+    Py_RETURN_NONE;
+}
+
 static PyObject *divert(PyObject *object, PyObject *arguments)
 {
     unsigned id;
@@ -168,7 +182,8 @@ static PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *keyword
     self->take = Py_NewRef(take);
     self->landed = Py_NewRef(landed);
     self->buffer = PyMem_Malloc(ROOM + READ_AHEAD);
-    if (!self->buffer) {
+    self->requests = PyMem_Malloc(MOST_CORKED * FRAME_REQUEST_ROOM);
+    if (!self->buffer || !self->requests) {
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
@@ -204,6 +219,7 @@ static void dealloc(PyObject *object)
     fetches_leave(self);
     clear(object);
     PyMem_Free(self->buffer);
+    PyMem_Free(self->requests);
     type->tp_free(object);
     Py_DECREF(type);
 }
@@ -240,6 +256,7 @@ static PyMethodDef methods[] = {
      "receive() -> whether there may be more. Raises ConnectionError at the end of the channel, ValueError where\n"
      "the head broke the protocol."},
     {"hold", hold, METH_O, "hold(whether): begin no request while Python sends one."},
+    {"cork", cork, METH_O, "cork(whether): keep the requests begun from now on, or send them together."},
     {"divert", divert, METH_VARARGS, "divert(number): write no more of this reply into its buffer."},
     {"close", close_channel, METH_NOARGS, "End all requests."},
     {NULL, NULL, 0, NULL}};

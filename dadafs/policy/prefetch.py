@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 MAX_STREAMS = 4
 #: The longest window of one stream, in bytes, before the global budget is divided by the number of streams.
 LONGEST_WINDOW = 16 * 1024 * 1024
+#: So many fragments of a long window are asked for together, which costs both sides less than one after the other,
+#: while all but one of so many parts of the window are still ahead.
+MOST_TOGETHER = 4
+LEADS = 4
 #: A stride is believed when the same distance was seen this many times in a row.
 STRIDE_PROOFS = 2
 #: Distances and sizes are the same when they differ by less than this share (compressed chunks vary in size).
@@ -138,6 +142,9 @@ class Streams:
         unit = self.fragment_size
         next_fragment = -(-stream.position // unit) * unit
         last = min(stream.position + stream.window, size)
+        together = min(stream.window // (LEADS * unit), MOST_TOGETHER) * unit
+        if last < size and last - max(next_fragment, stream.ahead) < together:
+            return []  # what was asked for lasts for some time: later, several at once
         ranges = [(start, min(start + unit, size)) for start in range(max(next_fragment, stream.ahead), last, unit)]
         if ranges:
             stream.ahead = ranges[-1][0] + unit
