@@ -20,7 +20,7 @@ from dadafs.head_errors import SessionLost, failed, nonsense
 from dadafs.links import Links, Slot
 from dadafs.wire.channel import ChannelClosed
 from dadafs.wire.client import RequestChannel
-from dadafs.wire.messages import Blocks, Changed, Encoding, Failed, Message, Read
+from dadafs.wire.messages import Blocks, Changed, Encoding, Failed, Message, Read, all_sent
 
 if TYPE_CHECKING:
     from dadafs.session import Session
@@ -135,7 +135,7 @@ class BlockReads:
                 return
             self._counters.wire_bytes += size
             self._counters.fetched(tier, trio.current_time() - asked_at)
-            sent = (1 << len(checksums)) - 1
+            sent = all_sent(len(checksums))
             answered(Blocks(checksums, sent, size, settled=settled, tier=tier), intact)
 
         number = channel.fetch(read, sink, landed)

@@ -1,4 +1,4 @@
-"""XXH3-64 checksums of 64 KiB blocks: the unit in which data is verified on the wire and on disk."""
+"""XXH3-64 checksums of 16 KiB blocks: the unit in which data is verified on the wire and on disk."""
 
 from __future__ import annotations
 

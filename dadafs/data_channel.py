@@ -117,10 +117,13 @@ class DataChannel(RequestChannel):
         """Whether a request can be sent now, and none is under way."""
         return self.channel.closed is None and not self._sends and not self.pending
 
-    def hot_file(self, handle: int, version: Version, fragment_size: int) -> HotFile:
-        """The file that the head holds open as `handle`, for the compiled part to read through this channel."""
+    def hot_file(self, handle: int, version: Version, fragment_size: int, bits: int) -> HotFile:
+        """The file that the head holds open as `handle`, for the compiled part to read through this channel.
+
+        It remembers which blocks the RAM cache has in at most `bits` bits, so of a large file not exactly.
+        """
         assert fuse_session is not None
-        hot: HotFile = fuse_session.HotFile(self._fetches, handle, astuple(version), fragment_size)
+        hot: HotFile = fuse_session.HotFile(self._fetches, handle, astuple(version), fragment_size, bits)
         return hot
 
     async def _send(self, request_id: int, request: Message) -> None:

@@ -18,7 +18,7 @@ from dadafs.remote_file import HANDLE_LOST, RemoteFile, stale
 from dadafs.revalidation import Damaged, Known, assemble
 from dadafs.session import Session
 from dadafs.throttle import Throttle
-from dadafs.wire.messages import Blocks, Changed, Read
+from dadafs.wire.messages import Blocks, Changed, Read, all_sent
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Fetcher:
         handle, generation = file.held_handle
 
         def answered(reply: Blocks | None, verified: bool) -> None:
-            if reply is None or reply.sent != (1 << extent.count) - 1:
+            if reply is None or reply.sent != all_sent(extent.count):
                 filled(None)
             elif verified:
                 filled(self._hold(file, extent, reply, asked_at) if extent.key[1] == extent.file.epoch else None)

@@ -33,6 +33,8 @@ PROOFS = 4
 #: The blocks that are kept take this share of the RAM cache while there are such reads, and are so many.
 SHARE = 1 / 4
 FEWEST, MOST = 8, 4096
+#: What is remembered of the RAM cache: so many bits for each block that fits into it.
+BITS = 16
 #: Their memory is given back when nothing was read there for so many seconds.
 IDLE = 10.0
 #: A read that was not answered within this time is done by a task, which has the deadline of any other, in seconds.
@@ -57,7 +59,7 @@ class HotReads:
         self._cache = cache
         self._counters = counters
         self._activity = activity
-        self._blocks = max(FEWEST, min(MOST, int(cache.budget * SHARE) // BLOCK_SIZE))
+        self._blocks = 0
         self._attached: dict[int, Opened] = {}
         self._running = False
         self._aside = False  # room for its blocks is taken
@@ -70,16 +72,26 @@ class HotReads:
 
     async def _run(self) -> None:
         assert fuse_session is not None
-        fuse_session.hot_start(self._blocks, BOUNDS)
         self._running = True
         try:
             while True:
+                self._fit()
                 await trio.sleep(TICK)
                 fuse_session.hot_expire(PATIENCE)
                 self.count()
                 self._give_back(trio.current_time())
         finally:
             self._running = False
+
+    def _fit(self) -> None:
+        """The ring follows the budget, once nothing is on its way to it."""
+        assert fuse_session is not None
+        blocks = max(FEWEST, min(MOST, int(self._cache.budget * SHARE) // BLOCK_SIZE))
+        if blocks != self._blocks and fuse_session.hot_give_back():
+            self._blocks = blocks
+            self._aside = False
+            self._cache.set_aside(0)
+            fuse_session.hot_start(blocks, BOUNDS)  # every handle is attached anew
 
     def _give_back(self, now: float) -> None:
         assert fuse_session is not None
@@ -108,8 +120,9 @@ class HotReads:
         if hot is None:
             return
         hot.believe(until - now)
-        if fuse_session.hot_attach(handle, hot) and handle not in self._attached:
-            self._attached[handle] = opened
+        if not fuse_session.hot_attach(handle, hot):
+            return
+        self._attached[handle] = opened
         if not self._aside:
             self._aside = True
             self._active_at = now
@@ -119,7 +132,8 @@ class HotReads:
         channel = self._session.blocks.quiet_channel()
         if channel is None:
             return None
-        hot = channel.hot_file(file.held_handle[0], file.version, self._cache.fragment_size)
+        bits = BITS * self._cache.budget // BLOCK_SIZE
+        hot = channel.hot_file(file.held_handle[0], file.version, self._cache.fragment_size, bits)
         file.heat(hot)
         return hot
 
@@ -128,7 +142,9 @@ class HotReads:
         if handle in self._attached and fuse_session is not None:
             self.count()
             fuse_session.hot_attach(handle, None)
-            del self._attached[handle]
+            file = self._attached.pop(handle).file
+            if all(opened.file is not file for opened in self._attached.values()):
+                file.cool()
 
     # --- counting ---------------------------------------------------------------------------------------------------
 

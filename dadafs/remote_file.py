@@ -463,6 +463,7 @@ class RemoteFiles:
             self._forget(file)
 
     def _forget(self, file: RemoteFile) -> None:
+        file.cool()
         del self._by_identity[file.identity]
         if self._by_path.get(file.path) is file:
             del self._by_path[file.path]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dadafs.cached_file import CachedFile, Extent
-from dadafs.wire.messages import BLOCK_SIZE, Blocks
+from dadafs.wire.messages import BLOCK_SIZE, Blocks, all_sent
 
 
 class Damaged(Exception):
@@ -63,7 +63,7 @@ def assemble(extent: Extent, reply: Blocks, known: Known) -> int:
     count = extent.count
     if len(reply.checksums) != count:
         raise Damaged(f"{len(reply.checksums)} checksums for {count} blocks")
-    if reply.sent == (1 << count) - 1:
+    if reply.sent == all_sent(count):
         if reply.size != extent.length:
             raise Damaged(f"{reply.size} bytes for {extent.length}")
         return 0

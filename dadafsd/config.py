@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dadafs.errors import ExitCode, UserError
 from dadafs.settings import Kind, Schema, Setting, Settings, existing, load
-from dadafs.wire.messages import BLOCK_SIZE, DEFAULT_FRAGMENT_SIZE, Identities
+from dadafs.wire.messages import BLOCK_SIZE, DEFAULT_FRAGMENT_SIZE, MAX_FRAGMENT_SIZE, Identities
 from dadafsd.export import Export
 from dadafsd.exported import ExportOptions
 from dadafsd.policy.id_maps import parse_map
@@ -28,7 +28,13 @@ MIB = 1 << 20
 _EXPORT = [
     Setting("name", Kind.STR, None, "the name nodes mount"),
     Setting("directory", Kind.STR, None, "what is served under it"),
-    Setting("fragment_size", Kind.SIZE, DEFAULT_FRAGMENT_SIZE, "unit of caching, a power of two", minimum=BLOCK_SIZE),
+    Setting(
+        "fragment_size",
+        Kind.SIZE,
+        DEFAULT_FRAGMENT_SIZE,
+        "unit of caching, a power of two, 4MiB at most",
+        minimum=BLOCK_SIZE,
+    ),
     Setting(
         "nodes",
         Kind.LIST,
@@ -193,8 +199,8 @@ def _exports(settings: Settings, flags: Sequence[str]) -> list[ExportConfig]:
 def export_options(table: Settings) -> ExportOptions:
     """What the settings of one export say. Raises UserError where they contradict each other."""
     name, size = table["name"], table["fragment_size"]
-    if size & (size - 1):
-        raise UserError(f"fragment_size of export {name} must be a power of two.", ExitCode.USAGE)
+    if size & (size - 1) or size > MAX_FRAGMENT_SIZE:
+        raise UserError(f"fragment_size of export {name} must be a power of two, 4MiB at most.", ExitCode.USAGE)
     if table["freshness_min"] > table["freshness_max"]:
         raise UserError(f"freshness_min of export {name} is above its freshness_max.", ExitCode.USAGE)
     try:

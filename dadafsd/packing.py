@@ -11,13 +11,15 @@ import trio
 
 from dadafs.checksum import block_checksums
 from dadafs.wire.channel import Channel
-from dadafs.wire.messages import BLOCK_SIZE, Blocks, Encoding
+from dadafs.wire.messages import Blocks, Encoding
 from dadafsd.counters import Counters
 from dadafsd.origin_pool import OriginPool
 from dadafsd.policy.packing import Link, Speed, most
 from dadafsd.policy.recent import Recent
 from dadafsd.replies import Reply
 
+#: Smaller payloads go raw.
+LEAST = 64 * 1024
 #: Bytes from the middle of a payload that stand for it: 2 us where they do not shrink, 15 where they do.
 SAMPLE = 16 * 1024
 #: Packed fragments kept in memory, in bytes: nodes read the same ones at about the same time.
@@ -43,7 +45,7 @@ class Packing:
 
     def pays(self, reply: Reply, channel: Channel, link: Link) -> bool:
         """Whether to pack this reply before it is sent on `channel`; for the loop, so it never waits."""
-        if type(reply.message) is not Blocks or reply.message.size < BLOCK_SIZE:
+        if type(reply.message) is not Blocks or reply.message.size < LEAST:
             return False
         enough = self._enough(reply.message.size, channel, link)
         if not enough or self._pool.busy >= self._slots:  # the processors are the narrow place

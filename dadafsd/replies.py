@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 
 import msgspec
 
-from dadafs.wire.messages import BLOCK_SIZE, Blocks, Message
+from dadafs.wire.messages import BLOCK_SIZE, MOST_NAMED, Blocks, Message, all_sent
 from dadafsd.fragments import Found, Wanted
 from dadafsd.hot_reads import told
 from dadafsd.store_access import Record
@@ -66,8 +66,8 @@ def _kind(found: Found) -> str:
 
 def _runs(checksums: Sequence[int], known: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
     """The bit mask of blocks to send, and the same as half-open runs; a known checksum of 0 is unknown."""
-    if not any(known):
-        return (1 << len(checksums)) - 1, [(0, len(checksums))]
+    if not any(known) or len(checksums) > MOST_NAMED:
+        return all_sent(len(checksums)), [(0, len(checksums))]
     sent = 0
     runs: list[tuple[int, int]] = []
     for i, checksum in enumerate(checksums):

@@ -131,7 +131,7 @@ def test_content_from_the_wire_is_never_handed_out_for_writing() -> None:
 
 def test_capacity_is_what_the_system_gives() -> None:
     assert capacity(10) == 10
-    assert capacity(BLOCK_SIZE + 1) == BLOCK_SIZE + UNIT
+    assert capacity(5 * UNIT + 1) == 6 * UNIT
 
 
 # --- extents ------------------------------------------------------------------------------------------------------

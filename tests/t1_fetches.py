@@ -29,6 +29,7 @@ from dadafs.wire.messages import (
     Message,
     Read,
     Version,
+    all_sent,
     decode,
     encode,
 )
@@ -106,7 +107,7 @@ def pair() -> Iterator[Pair]:
 def blocks_of(data: bytes, **changes: object) -> Blocks:
     """What a head says of `data`."""
     sums = block_checksums(data)
-    fields = {"checksums": sums, "sent": (1 << len(sums)) - 1, "size": len(data), "tier": "ssd", **changes}
+    fields = {"checksums": sums, "sent": all_sent(len(sums)), "size": len(data), "tier": "ssd", **changes}
     return Blocks(**fields)  # type: ignore[arg-type]
 
 
@@ -367,10 +368,10 @@ def test_the_checksums_are_those_of_the_package() -> None:
 def test_a_hot_file_bounds_what_it_is_told(pair: Pair) -> None:
     assert fuse_session is not None
     with pytest.raises(ValueError, match="fragments of"):
-        fuse_session.HotFile(pair.fetches, 1, data_channel.astuple(VERSION), 1000)
+        fuse_session.HotFile(pair.fetches, 1, data_channel.astuple(VERSION), 1000, 64)
     with pytest.raises(TypeError):
-        fuse_session.HotFile(object(), 1, data_channel.astuple(VERSION), 1 << 20)
-    hot: HotFile = fuse_session.HotFile(pair.fetches, 1, data_channel.astuple(VERSION), 1 << 20)
+        fuse_session.HotFile(object(), 1, data_channel.astuple(VERSION), 1 << 20, 64)
+    hot: HotFile = fuse_session.HotFile(pair.fetches, 1, data_channel.astuple(VERSION), 1 << 20, 64)
     hot.hold(2**63, 5, 5, True)
     hot.hold(511, 0, 2**31, True)
     hot.hold(511, 0, 2**31, False)

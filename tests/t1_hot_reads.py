@@ -27,6 +27,7 @@ from dadafsd.fragments import Found
 from dadafsd.hot_reads import HotReads, Memory
 from dadafsd.open_files import OpenFile
 from dadafsd.origin_read import Piece
+from dadafsd.packing import LEAST
 from dadafsd.replies import blocks_reply
 from dadafsd.service import Service
 from dadafsd.sessions import Session, Sessions
@@ -185,7 +186,7 @@ OTHERS: dict[str, Message | bytes] = {
     "another file": Read(HANDLE, Version(7, 5, SIZE, -1, 5), 0, 0, 1),
     "another fragment": Read(HANDLE, VERSION, 2, 0, 1),
     "nothing": Read(HANDLE, VERSION, 0, 0, 0),
-    "beyond": Read(HANDLE, VERSION, 0, 16, 1),
+    "beyond": Read(HANDLE, VERSION, 0, MIB // BLOCK_SIZE, 1),
     "far beyond": Read(HANDLE, VERSION, 0, (1 << 64) - 1, 1),
     "too much": Read(HANDLE, VERSION, 0, 0, (1 << 64) - 1),
     "negative": Read(HANDLE, VERSION, 0, -1, 1),
@@ -318,17 +319,18 @@ def test_an_older_state_is_not_what_the_file_was_read_as_last() -> None:
 
 def test_whether_payloads_go_raw_is_asked_for_now_and_then() -> None:
     def body(bench: Bench) -> None:
-        assert bench.python(READ) is not None
+        wide = Read(HANDLE, VERSION, 0, 0, LEAST // BLOCK_SIZE)
+        assert bench.python(wide) is not None
         asked: list[int] = []
         bench.raw = lambda size: not asked.append(size)  # type: ignore[func-returns-value]
         for _ in range(9):
-            assert bench.ask(READ)[1]
-        assert asked == [BLOCK_SIZE, 4 * BLOCK_SIZE, 4 * BLOCK_SIZE]
+            assert bench.ask(wide)[1]
+        assert asked == [LEAST, 4 * LEAST, 4 * LEAST]
         bench.raw = lambda size: False
-        ends = [bench.ask(READ)[0] for _ in range(6)]
+        ends = [bench.ask(wide)[0] for _ in range(6)]
         assert ends == [Ended.WAIT] * 3 + [Ended.LEFT] * 3, "the last answer holds for 256 KiB; a refusal for one read"
         assert bench.python(Read(HANDLE, VERSION, 1, 0, 1)) is not None
-        assert bench.ask(Read(HANDLE, VERSION, 1, 5, 1))[1], "less than a block is never packed"
+        assert bench.ask(Read(HANDLE, VERSION, 1, 5, 1))[1], "so little is never packed"
 
     in_loop(body)
 

@@ -19,7 +19,7 @@ from dadafsd import packing
 from dadafsd.counters import Counters
 from dadafsd.fragments import Found, Wanted
 from dadafsd.origin_read import Piece
-from dadafsd.packing import Packing
+from dadafsd.packing import LEAST, Packing
 from dadafsd.policy.packing import ENOUGH, Link
 from dadafsd.replies import Reply, blocks_reply
 from dadafsd.store.record import FragmentKey
@@ -81,7 +81,7 @@ def unpacked(reply: Reply) -> bytes:
         ("auto", Network(SLOW, idle=True), TEXT, False),
         ("on", Network(FAST), TEXT, True),
         ("on", Network(FAST), NOISE, False),
-        ("on", Network(FAST), TEXT[: BLOCK_SIZE - 1], False),
+        ("on", Network(FAST), TEXT[: LEAST - 1], False),
         ("off", Network(SLOW), TEXT, False),
     ],
 )

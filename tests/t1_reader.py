@@ -7,6 +7,7 @@ import random
 import pytest
 import trio
 
+from dadafs.policy.prefetch import NEIGHBOURHOOD
 from dadafs.wire.messages import BLOCK_SIZE, Read
 from tests.harness.reading import BIG, FILES, MIB, leftover, run, whole
 from tests.harness.scripted_head import after, scripted_node, settle, until
@@ -34,7 +35,7 @@ def test_random_reads_give_the_file_and_move_little_more_than_is_read() -> None:
             for _ in range(20):
                 offset, length = generator.randrange(len(BIG)), 4096
                 assert await node.read(file, offset, length) == BIG[offset : offset + length]
-            assert node.counters.wire_bytes <= 20 * 2 * BLOCK_SIZE
+            assert node.counters.wire_bytes <= 20 * (NEIGHBOURHOOD + BLOCK_SIZE)
             for _ in range(50):
                 offset, length = generator.randrange(len(BIG)), generator.randrange(2 * MIB)
                 assert await node.read(file, offset, length) == BIG[offset : offset + length]

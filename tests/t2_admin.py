@@ -21,7 +21,7 @@ from dadafs.wire.messages import Read
 from dadafsd.store.record import decode_header, encode_header
 from tests.checklogs import ExpectedLog
 from tests.harness.admin import Socket
-from tests.harness.node import connected
+from tests.harness.node import WHOLE, connected
 from tests.harness.processes import HeadProcess, wait_until
 
 MIB = 1 << 20
@@ -67,7 +67,7 @@ def test_status_counters_and_sessions(head: HeadProcess, admin: Socket) -> None:
     async def main() -> None:
         async with connected(head.port, name="node17") as node:
             opened = await node.open(b"scan/file1")
-            await node.read(Read(opened.handle, opened.attr.version, 0, 0, 16))
+            await node.read(Read(opened.handle, opened.attr.version, 0, 0, WHOLE))
             status = admin.ask("status")
             assert status["address"] == head.address
             assert status["sessions"] == 1
@@ -270,7 +270,7 @@ def test_metrics_have_what_the_counters_have(tmp_path: Path, tree: Path, expecte
     async def main() -> None:
         async with connected(head.port, name="node17") as node:
             opened = await node.open(b"scan/file1")
-            await node.read(Read(opened.handle, opened.attr.version, 0, 0, 16))
+            await node.read(Read(opened.handle, opened.attr.version, 0, 0, WHOLE))
 
     trio.run(main)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as response:

@@ -14,7 +14,7 @@ from dadafs.wire.auth import ClientAuth, Refusal
 from dadafs.wire.keys import load_key_file
 from dadafs.wire.messages import Goodbye, Read
 from tests.checklogs import ExpectedLog
-from tests.harness.node import Node, connected
+from tests.harness.node import WHOLE, Node, connected
 from tests.harness.processes import HeadProcess, wait_until
 
 MIB = 1 << 20
@@ -51,7 +51,7 @@ def test_sigterm_says_goodbye_and_ends_well(tmp_path: Path, tree: Path, expected
     async def main() -> None:
         async with connected(head.port) as node:
             opened = await node.open(b"file")
-            await node.read(Read(opened.handle, opened.attr.version, 0, 0, 16))
+            await node.read(Read(opened.handle, opened.attr.version, 0, 0, WHOLE))
             head.process.send_signal(signal.SIGTERM)
             await node.wait_until(lambda: any(isinstance(push, Goodbye) for push in node.pushes), "goodbye")
 

@@ -12,7 +12,7 @@ import trio
 from dadafs.wire.messages import Blocks, Read
 from tests.checklogs import ExpectedLog
 from tests.harness.disks import loop_disk
-from tests.harness.node import connected
+from tests.harness.node import WHOLE, connected
 from tests.harness.processes import HeadProcess, wait_until
 
 MIB = 1 << 20
@@ -57,7 +57,7 @@ def tier(directory: Path, cache: Path, tree: Path, expected: ExpectedLog) -> str
     async def read() -> str:
         async with connected(head.port) as node:
             opened = await node.open(b"file")
-            reply, _ = await node.read(Read(opened.handle, opened.attr.version, 0, 0, 16))
+            reply, _ = await node.read(Read(opened.handle, opened.attr.version, 0, 0, WHOLE))
             assert isinstance(reply, Blocks)
             return reply.tier
 

@@ -29,7 +29,7 @@ from dadafs.wire.messages import (
     XattrsReply,
 )
 from tests.checklogs import ExpectedLog
-from tests.harness.node import NodeFailed, connected
+from tests.harness.node import WHOLE, NodeFailed, connected
 from tests.harness.processes import HeadProcess, wait_until
 
 MIB = 1 << 20
@@ -146,7 +146,7 @@ def test_known_blocks_are_not_sent_again(head: HeadProcess, tree: Path) -> None:
     async def main() -> None:
         async with connected(head.port) as node:
             opened = await node.open(b"file")
-            whole = Read(opened.handle, opened.attr.version, 0, 0, 16)
+            whole = Read(opened.handle, opened.attr.version, 0, 0, WHOLE)
             first, payload = await node.read(whole)
             assert isinstance(first, Blocks)
             assert payload == data
@@ -154,7 +154,7 @@ def test_known_blocks_are_not_sent_again(head: HeadProcess, tree: Path) -> None:
             known[1] ^= 1
             known[5] = 0
             for _ in range(2):
-                again, payload = await node.read(Read(opened.handle, opened.attr.version, 0, 0, 16, known))
+                again, payload = await node.read(Read(opened.handle, opened.attr.version, 0, 0, WHOLE, known))
                 assert isinstance(again, Blocks)
                 assert again.sent == 0b100010
                 assert payload == data[BLOCK_SIZE : 2 * BLOCK_SIZE] + data[5 * BLOCK_SIZE :]
@@ -169,14 +169,14 @@ def test_a_changed_file_says_so_instead_of_mixing(head: HeadProcess, tree: Path)
         async with connected(head.port) as node:
             opened = await node.open(b"file")
             new = fill(tree / "file", 2 * MIB, seed=2)
-            reply, _ = await node.read(Read(opened.handle, opened.attr.version, 1, 0, 16))
+            reply, _ = await node.read(Read(opened.handle, opened.attr.version, 1, 0, WHOLE))
             assert isinstance(reply, Changed)
             assert reply.attr.size == 2 * MIB
             assert reply.attr.ino == opened.attr.ino
             entry, _ = await node.ask(Resolve(opened.handle), Entry)
             assert entry.attr is not None
             assert entry.attr.version == reply.attr.version
-            reply, payload = await node.read(Read(opened.handle, reply.attr.version, 1, 0, 16))
+            reply, payload = await node.read(Read(opened.handle, reply.attr.version, 1, 0, WHOLE))
             assert payload == new[MIB:]
 
     trio.run(main)
@@ -196,7 +196,7 @@ def test_a_handle_reads_the_file_it_opened(head: HeadProcess, tree: Path, how: s
                 (tree / "file").unlink()
             entry, _ = await node.ask(Resolve(opened.handle), Entry)
             assert entry.attr is not None
-            _, payload = await node.read(Read(opened.handle, entry.attr.version, 0, 0, 16))
+            _, payload = await node.read(Read(opened.handle, entry.attr.version, 0, 0, WHOLE))
             assert payload == data[:MIB]
             with pytest.raises(NodeFailed) as caught:
                 await node.open(b"file", expect=(opened.attr.dev, opened.attr.ino))
@@ -274,7 +274,7 @@ def test_foreign_handles_and_versions_are_refused(head: HeadProcess, tree: Path)
             assert caught.value.errno == errno.ESTALE
             impossible = Version(*mine.attr.version.identity, 2**63 - 1, 2**63, 0)
             with pytest.raises(NodeFailed) as caught:
-                await node.read(Read(mine.handle, impossible, 40, 0, 16))
+                await node.read(Read(mine.handle, impossible, 40, 0, WHOLE))
             assert caught.value.errno == errno.EINVAL
             for fragment, first, count in ((1, 0, 1), (0, 1, 1), (0, 0, 0), (0, -1, 1), (-1, 0, 1), (0, 0, 5000)):
                 with pytest.raises(NodeFailed) as caught:
@@ -294,7 +294,7 @@ def test_a_restarted_head_uses_its_cache_again(tmp_path: Path, expected_log: Exp
             opened = await node.open(b"file")
             tiers = set()
             for fragment in range(3):
-                reply, payload = await node.read(Read(opened.handle, opened.attr.version, fragment, 0, 16))
+                reply, payload = await node.read(Read(opened.handle, opened.attr.version, fragment, 0, WHOLE))
                 assert isinstance(reply, Blocks)
                 assert payload == data[fragment * MIB : (fragment + 1) * MIB]
                 tiers.add(reply.tier)

@@ -15,7 +15,7 @@ import trio
 
 from dadafs.wire.messages import BLOCK_SIZE, Blocks, Open, Opened, Read
 from tests.checklogs import ExpectedLog
-from tests.harness.node import Node, connected
+from tests.harness.node import WHOLE, Node, connected
 from tests.harness.processes import HeadProcess, wait_until
 
 MIB = 1 << 20
@@ -57,7 +57,7 @@ def origin_reads(head: HeadProcess) -> int:
 async def read_all(node: Node, fragments: int) -> None:
     opened = await node.open(b"file")
     for index in range(fragments):
-        reply, payload = await node.read(Read(opened.handle, opened.attr.version, index, 0, 16))
+        reply, payload = await node.read(Read(opened.handle, opened.attr.version, index, 0, WHOLE))
         assert isinstance(reply, Blocks)
         assert payload == bytes(range(256)) * 4096
 
@@ -122,7 +122,7 @@ def test_all_zero_known_checksums_ask_for_a_verified_answer(head: HeadProcess, e
                 with open(record, "r+b") as file:
                     file.seek(4096 + 5 * BLOCK_SIZE)
                     file.write(b"damage")
-            reply, payload = await node.read(Read(opened.handle, opened.attr.version, 1, 0, 16, [0] * 16))
+            reply, payload = await node.read(Read(opened.handle, opened.attr.version, 1, 0, WHOLE, [0] * WHOLE))
             assert isinstance(reply, Blocks)
             assert reply.tier == "origin"
             assert payload == bytes(range(256)) * 4096

@@ -16,7 +16,7 @@ import trio
 from dadafs.wire.messages import Blocks, Read
 from tests.checklogs import ExpectedLog
 from tests.harness.admin import Socket
-from tests.harness.node import connected
+from tests.harness.node import WHOLE, connected
 from tests.harness.processes import HeadProcess, wait_until
 
 MIB = 1 << 20
@@ -80,7 +80,7 @@ def fetch(head: HeadProcess, export: str, path: bytes) -> str:
     async def main() -> str:
         async with connected(head.port, export) as node:
             opened = await node.open(path)
-            reply, _ = await node.read(Read(opened.handle, opened.attr.version, 0, 0, 16))
+            reply, _ = await node.read(Read(opened.handle, opened.attr.version, 0, 0, WHOLE))
             assert isinstance(reply, Blocks)
             return reply.tier
 

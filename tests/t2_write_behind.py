@@ -14,7 +14,7 @@ from dadafs.wire.messages import Blocks, Read
 from tests.checklogs import ExpectedLog
 from tests.harness.admin import Socket
 from tests.harness.disks import loop_disk
-from tests.harness.node import connected
+from tests.harness.node import WHOLE, connected
 from tests.harness.processes import HeadProcess, wait_until
 
 MIB = 1 << 20
@@ -57,7 +57,7 @@ async def read_file(port: int, tree: Path, number: int, *, prefetch: bool) -> No
 
         async def read(mine: Iterable[int]) -> None:
             for index in mine:
-                asked = Read(opened.handle, opened.attr.version, index, 0, 16, prefetch=prefetch)
+                asked = Read(opened.handle, opened.attr.version, index, 0, WHOLE, prefetch=prefetch)
                 reply, payload = await node.read(asked)
                 assert isinstance(reply, Blocks)
                 assert payload == content[index * MIB : (index + 1) * MIB]

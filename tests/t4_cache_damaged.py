@@ -11,8 +11,9 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from dadafs.checksum import damaged_blocks
+from dadafs.wire.messages import BLOCK_SIZE
 from dadafsd.store import FragmentKey, FragmentStore, TierSettings
-from dadafsd.store.record import check_header, decode_header, encode_header
+from dadafsd.store.record import FORMAT, check_header, decode_header, encode_header
 from tests.checklogs import ExpectedLog
 from tests.harness.fragments import FRAGMENT, MIB, data_of, insert, key_of, read, record_path
 
@@ -77,7 +78,7 @@ def replace(make: Callable[[Path], object]) -> Damage:
 
 def another_key(path: Path) -> None:
     other = key_of(4)
-    path.write_bytes(encode_header(other, [0] * 4) + data_of(other))
+    path.write_bytes(encode_header(other, [0] * (FRAGMENT // BLOCK_SIZE)) + data_of(other))
 
 
 DAMAGES: dict[str, Damage] = {
@@ -96,7 +97,7 @@ DAMAGES: dict[str, Damage] = {
     "cut in the data": cut(4096 + 65536),
     "cut by one byte": cut(4096 + FRAGMENT - 1),
     "too long": cut(4096 + FRAGMENT + 1),
-    "of another version of this program": overwrite(8, (2).to_bytes(4, "little")),
+    "of another version of this program": overwrite(8, (FORMAT + 1).to_bytes(4, "little")),
     "length 0": overwrite(336, bytes(8)),
     "length far too large": overwrite(336, b"\xff" * 8),
     "length of another block count": overwrite(336, (1000).to_bytes(8, "little")),
@@ -146,7 +147,7 @@ def test_damaged_data_are_known_by_their_checksum_and_dropped_when_told(store: F
     stored = store.lookup(KEY)
     assert stored is not None
     with stored:
-        assert damaged_blocks(stored.read(), stored.checksums) == [1]
+        assert damaged_blocks(stored.read(), stored.checksums) == [70_000 // BLOCK_SIZE]
     store.damaged(KEY)
     assert store.lookup(KEY) is None
     assert insert(store, KEY)
@@ -166,9 +167,10 @@ def test_strangers_in_the_directory_are_left_alone(store: FragmentStore, directo
 def test_no_header_is_accepted_that_was_not_written_for_the_key() -> None:
     """Every byte of a header counts: flipping any of them is noticed."""
     key: FragmentKey = key_of(3)
-    header = encode_header(key, [1, 2, 3, 4])
-    assert check_header(header, key) == [1, 2, 3, 4]
-    assert decode_header(header) == (key, [1, 2, 3, 4])
+    sums = list(range(1, 1 + FRAGMENT // BLOCK_SIZE))
+    header = encode_header(key, sums)
+    assert check_header(header, key) == sums
+    assert decode_header(header) == (key, sums)
     for offset in range(0, 4096, 7):
         bad = bytearray(header)
         bad[offset] ^= 0x40

@@ -20,7 +20,7 @@ from dadafs.wire.frame import Kind
 from dadafs.wire.messages import Entry, Failed, Listing, Message, Opened, Version
 from tests.checklogs import ExpectedLog
 from tests.harness.crowd import crowd
-from tests.harness.node import Node, NodeFailed, connected
+from tests.harness.node import WHOLE, Node, NodeFailed, connected
 from tests.harness.processes import HeadProcess, wait_until
 
 SECRET = b"outside the export"
@@ -255,7 +255,7 @@ async def ask_for_ever(channel: Channel, opened: Opened) -> None:
     number = 0
     while True:
         number += 1
-        request = messages.Read(opened.handle, opened.attr.version, number % 3, 0, 16)
+        request = messages.Read(opened.handle, opened.attr.version, number % 3, 0, WHOLE)
         await channel.send(Kind.REQUEST, number, request)
         if number % 10 == 0:
             await trio.lowlevel.checkpoint()

@@ -28,7 +28,7 @@
 #include <time.h>
 
 #define TURN_NS 1000000  /* requests are answered in a row for so long at most */
-#define LONG_TURN_NS 5000000 /* or, where the loop has nothing else to do, for so long: its timers go late by that */
+#define LONG_TURN_NS 2000000 /* or, where the loop has nothing else to do, for so long: its timers go late by that */
 #define WATCH_NS 40000   /* how long the next request is waited for before the loop is asked */
 #define BULK (64 << 10) /* after a reply of more bytes than this the next request is not waited for */
 #define DISCOURAGED 8    /* after so many requests in a row that did not come, it is waited for only now and then */

@@ -71,6 +71,11 @@ int fetches_open(const struct fetches *self)
            self->requests_size < MOST_CORKED * FRAME_REQUEST_ROOM - FRAME_REQUEST_ROOM;
 }
 
+int fetches_over(const struct fetches *self)
+{
+    return self->over;
+}
+
 unsigned fetches_pending(const struct fetches *self)
 {
     return self->pending;
@@ -261,8 +266,7 @@ static int begin_payload(struct fetches *self, const struct frame_header *header
         self->into = fetch->into;
         self->plain = frames_blocks(metadata, header->metadata, &self->blocks) == 0 && !self->blocks.encoding &&
                       self->blocks.count == fetch->count && self->blocks.size == header->payload &&
-                      header->payload == fetch->length &&
-                      self->blocks.sent == (fetch->count == 64 ? UINT64_MAX : (UINT64_C(1) << fetch->count) - 1);
+                      header->payload == fetch->length && self->blocks.all;
         if (!self->plain)
             self->into = NULL;
     } else {

@@ -18,8 +18,9 @@ uint32_t fetches_begin(struct fetches *channel, const struct block_request *requ
 /* Give a request up: `landed` will not be called, and nothing is written any more. 0 where it was over already. */
 int fetches_abandon(struct fetches *channel, uint32_t id);
 
-/* Whether requests can be begun, and how many are under way. */
+/* Whether requests can be begun now, whether never again, and how many are under way. */
 int fetches_open(const struct fetches *channel);
+int fetches_over(const struct fetches *channel);
 unsigned fetches_pending(const struct fetches *channel);
 
 /* `object` as a data channel; NULL, with an exception, where it is none. */

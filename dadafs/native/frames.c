@@ -237,7 +237,10 @@ int frames_blocks(const uint8_t *metadata, size_t length, struct blocks *blocks)
         return -1;
     for (unsigned i = 0; i < blocks->count; i++)
         blocks->checksums[i] = take_unsigned(&from);
-    blocks->sent = take_unsigned(&from);
+    if (blocks->count > MOST_NAMED)
+        blocks->all = take(&from) == 0xff; /* -1 */
+    else
+        blocks->all = take_unsigned(&from) == (blocks->count == 64 ? UINT64_MAX : (UINT64_C(1) << blocks->count) - 1);
     blocks->size = take_unsigned(&from);
     blocks->encoding = (unsigned)take_unsigned(&from);
     blocks->settled = take_bool(&from);

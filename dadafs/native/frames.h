@@ -6,8 +6,9 @@
 #include <stdint.h>
 
 enum { FRAME_HEADER = 20, FRAME_REPLY = 3, FRAME_REQUEST_ROOM = 160 };
-#define BLOCK_SIZE (64u << 10)
-#define MOST_BLOCKS 64u /* of one reply that is looked at here: `sent` is a number of 64 bits */
+#define BLOCK_SIZE (16u << 10)
+#define MOST_BLOCKS 256u /* of the largest fragment */
+#define MOST_NAMED 64u   /* so many `sent` can name; of more blocks all are sent, and it is -1 */
 
 struct frame_header {
     uint32_t id, metadata, payload, check;
@@ -31,11 +32,12 @@ struct block_request {
 
 enum { TIER_ORIGIN, TIER_SSD, TIER_MEMORY };
 
-/* messages.Blocks, of at most MOST_BLOCKS blocks. */
+/* messages.Blocks, of at most MOST_BLOCKS blocks; `all`: all of them are sent. */
 struct blocks {
     unsigned count;
     uint64_t checksums[MOST_BLOCKS];
-    uint64_t sent, size;
+    uint64_t size;
+    int all;
     unsigned encoding;
     int settled, tier;
 };

@@ -3,6 +3,12 @@
 
 PyTypeObject *hot_file_type;
 
+int hot_file_held(const struct hot_file *file, uint64_t block)
+{
+    block &= file->mask;
+    return file->held[block / 8] >> block % 8 & 1;
+}
+
 static PyObject *file_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
     struct block_request request = {.count = 1};
@@ -10,10 +16,11 @@ static PyObject *file_new(PyTypeObject *type, PyObject *arguments, PyObject *key
     struct fetches *channel;
     PyObject *object;
     unsigned fragment_size;
+    unsigned long long most, bits = 8;
 
     (void)keywords;
-    if (!PyArg_ParseTuple(arguments, "OK(KKLLL)I", &object, &request.handle, &request.version.dev, &request.version.ino,
-                          &request.version.size, &request.version.mtime_ns, &request.version.ctime_ns, &fragment_size))
+    if (!PyArg_ParseTuple(arguments, "OK(KKLLL)IK", &object, &request.handle, &request.version.dev, &request.version.ino,
+                          &request.version.size, &request.version.mtime_ns, &request.version.ctime_ns, &fragment_size, &most))
         return NULL;
     if (!(channel = fetches_of(object)))
         return NULL;
@@ -26,7 +33,10 @@ static PyObject *file_new(PyTypeObject *type, PyObject *arguments, PyObject *key
     self->request = request;
     self->blocks_per_fragment = fragment_size / BLOCK_SIZE;
     self->blocks = ((uint64_t)request.version.size + BLOCK_SIZE - 1) / BLOCK_SIZE;
-    self->held = PyMem_Calloc(self->blocks / 8 + 1, 1);
+    while (bits < self->blocks && bits < most)
+        bits *= 2;
+    self->mask = bits - 1;
+    self->held = PyMem_Calloc(bits / 8, 1);
     self->channel = channel;
     Py_INCREF(object);
     if (!self->held) {
@@ -57,6 +67,14 @@ static PyObject *file_believe(PyObject *object, PyObject *argument)
     Py_RETURN_NONE;
 }
 
+static void mark(struct hot_file *self, uint64_t bit, int held)
+{
+    if (held)
+        self->held[bit / 8] |= (uint8_t)(1 << bit % 8);
+    else
+        self->held[bit / 8] &= (uint8_t)~(1 << bit % 8);
+}
+
 static PyObject *file_hold(PyObject *object, PyObject *arguments)
 {
     struct hot_file *self = (struct hot_file *)object;
@@ -71,10 +89,7 @@ static PyObject *file_hold(PyObject *object, PyObject *arguments)
     first = fragment * self->blocks_per_fragment + offset;
     end = first + count < self->blocks ? first + count : self->blocks;
     for (; first < end; first++)
-        if (held)
-            self->held[first / 8] |= (uint8_t)(1 << first % 8);
-        else
-            self->held[first / 8] &= (uint8_t)~(1 << first % 8);
+        mark(self, first & self->mask, held);
     Py_RETURN_NONE;
 }
 
@@ -93,7 +108,7 @@ static PyObject *file_is_usable(PyObject *object, void *unused)
     struct hot_file *self = (struct hot_file *)object;
 
     (void)unused;
-    return PyBool_FromLong(!self->cold && fetches_open(self->channel));
+    return PyBool_FromLong(!self->cold && !fetches_over(self->channel));
 }
 
 static PyMethodDef file_methods[] = {
@@ -109,7 +124,7 @@ static PyType_Slot type_slots[] = {{Py_tp_new, file_new},
                                    {Py_tp_dealloc, file_dealloc},
                                    {Py_tp_methods, file_methods},
                                    {Py_tp_getset, file_attributes},
-                                   {Py_tp_doc, "HotFile(channel, handle, version, fragment_size): see hot_reads.c."},
+                                   {Py_tp_doc, "HotFile(channel, handle, version, fragment_size, bits): see hot_reads.c; `bits` bounds what it remembers of the cache."},
                                    {0, NULL}};
 
 static PyType_Spec spec = {"_dadafs_fuse.HotFile", sizeof(struct hot_file), 0, Py_TPFLAGS_DEFAULT, type_slots};

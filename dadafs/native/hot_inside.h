@@ -14,10 +14,10 @@ struct hot_file {
     PyObject_HEAD
     struct fetches *channel;
     struct block_request request;
-    uint64_t blocks_per_fragment, blocks;
+    uint64_t blocks_per_fragment, blocks, mask;
     long long until; /* monotonic, in ns */
     int cold;
-    uint8_t *held; /* a bit a block: Python's cache has it */
+    uint8_t *held; /* a bit a block, or for several ones of a large file: Python's cache has it, or may have */
 };
 
 struct tally {
@@ -48,6 +48,9 @@ extern PyTypeObject *hot_file_type;
 
 /* The handle with this number where it is attached, or NULL. */
 struct handle *hot_handle(uint64_t number);
+
+/* Whether Python's cache may have this block. */
+int hot_file_held(const struct hot_file *file, uint64_t block);
 
 /* Nothing of this state of a file is kept. */
 void hot_drop(const struct hot_file *file);

@@ -291,7 +291,7 @@ int hot_read(fuse_req_t req, uint64_t number, size_t size, off_t offset)
     if (size >= SMALL || file->cold || (int64_t)size > file->request.version.size - offset ||
         ((uint64_t)offset + size - 1) / BLOCK_SIZE != block || hot_now_ns() >= file->until)
         return 0;
-    if (block < file->blocks && file->held[block / 8] & 1 << block % 8)
+    if (hot_file_held(file, block))
         return 0;
     return read_block(req, handle, block, size, offset, near);
 }

@@ -27,6 +27,9 @@ LONGEST_STRIDE_WINDOW = 8
 #: Shorter reads are metadata (B-tree nodes, headers): they have no stride of their own and do not disturb
 #: others.
 SHORTEST_STRIDDEN = 16 * 1024
+#: Around a short read that continues nothing, what lies before the next multiple of this comes along: nodes of a B-tree
+#: lie side by side. A handle that is known to be read here and there gets single blocks (`dadafs/hot_reads.py`).
+NEIGHBOURHOOD = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -84,8 +87,10 @@ class Streams:
             return self._go_on(stream, end, size)
         ranges = self._strides_on(offset, end, size)
         self._begin(offset, end)
-        small = offset == 0 and size <= self.fragment_size
-        return Advice(reach=size if small else end, ranges=ranges)
+        if offset == 0 and size <= self.fragment_size:
+            return Advice(reach=size, ranges=ranges)
+        reach = -(-end // NEIGHBOURHOOD) * NEIGHBOURHOOD if end - offset < SHORTEST_STRIDDEN else end
+        return Advice(reach=min(reach, size), ranges=ranges)
 
     def goes_on(self, offset: int) -> bool:
         """Whether a read at `offset` would continue a stream."""

@@ -12,7 +12,7 @@ import trio
 from dadafs.wire.auth import ClientAuth, NodeHandshake, Refusal
 from dadafs.wire.channel import Channel, ChannelClosed, Frame
 from dadafs.wire.frame import FROM_HEAD, MAX_REQUEST_ID, FrameError, Kind
-from dadafs.wire.messages import Attach, Challenge, Confirm, Message, RefusalCode, Refused, Welcome
+from dadafs.wire.messages import BLOCK_SIZE, Attach, Challenge, Confirm, Message, RefusalCode, Refused, Welcome
 from dadafs.wire.socket_options import open_stream
 from dadafs.wire.tls import TlsChannel, TlsError, client_channel
 
@@ -341,6 +341,9 @@ async def _attach(channel: Channel, target: Target) -> Welcome:
     await channel.send(Kind.HANDSHAKE, 0, attach)
     message = (await _expect(channel, Welcome)).message
     assert isinstance(message, Welcome)
+    if message.block_size != BLOCK_SIZE:
+        sizes = f"the head's blocks are {message.block_size} bytes, the node's {BLOCK_SIZE}"
+        raise Refusal(RefusalCode.VERSION, sizes)
     return message
 
 

@@ -15,7 +15,11 @@ import msgspec
 PROTOCOL_VERSION = 1
 #: The oldest protocol version this side still speaks.
 OLDEST_VERSION = 1
-BLOCK_SIZE = 64 * 1024
+BLOCK_SIZE = 16 * 1024
+#: `Blocks.sent` can name the blocks of a reply one by one only where there are at most so many.
+MOST_NAMED = 64
+#: The largest fragment that an export may be divided into.
+MAX_FRAGMENT_SIZE = 4 * 1024 * 1024
 DEFAULT_FRAGMENT_SIZE = 1024 * 1024
 #: A file of at most this size is carried whole in the reply to `Open`.
 INLINE_LIMIT = 64 * 1024
@@ -366,8 +370,8 @@ class Blocks(Message, frozen=True, tag=46):
 
     `checksums` has one XXH3-64 a requested block that lies within the file (fewer than asked at the end of
     the file). Bit i of `sent` is set where block `first + i` is in the payload; the others equal the
-    `known` checksum. `size` is the length of the payload once decoded. `tier` says where the head found it:
-    `memory`, `ssd` or `origin`.
+    `known` checksum. Of more than MOST_NAMED blocks all are sent, and `sent` is -1. `size` is the length of
+    the payload once decoded. `tier` says where the head found it: `memory`, `ssd` or `origin`.
     """
 
     checksums: list[int]
@@ -376,6 +380,11 @@ class Blocks(Message, frozen=True, tag=46):
     encoding: int = 0
     settled: bool = True
     tier: str = "origin"
+
+
+def all_sent(count: int) -> int:
+    """`Blocks.sent` where all of `count` blocks are in the payload."""
+    return (1 << count) - 1 if count <= MOST_NAMED else -1
 
 
 class Changed(Message, frozen=True, tag=47):

@@ -181,7 +181,7 @@ static int goes_raw(Answers *self, uint64_t size)
 {
     PyObject *bytes, *answer;
 
-    if (size < BLOCK_SIZE) /* it always does, see packing.py */
+    if (size < PACKED_FROM)
         return 1;
     self->unasked += size;
     if (self->raw && self->unasked < ASKED_EACH)

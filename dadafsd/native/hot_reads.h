@@ -9,9 +9,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BLOCK_SIZE (64 << 10)
+#define BLOCK_SIZE (16 << 10)
 #define HEADER_SIZE 20
-#define MOST_BLOCKS 64     /* of a reply: so many bits has its mask */
+#define MOST_BLOCKS 64       /* of a reply: so many bits has its mask */
+#define PACKED_FROM (64 << 10) /* smaller payloads always go raw, see packing.py */
 #define MOST_METADATA 256  /* of a request that is understood here */
 #define MOST_REPLY 1024    /* header and metadata of a reply to it: at most 9 bytes a checksum */
 #define MOST_TOLD 32       /* the name of a tier, as a node is told */

@@ -7,7 +7,7 @@ that two keys with one name cost a miss and never a wrong byte. All integers are
     16    key: fragment size, fragment number, device, inode, file size (u64), mtime, ctime (i64), export length (u16)
     80    export name, UTF-8, zero padded to 256 bytes
     336   data length (u64), number of blocks (u32), 0 (u32)
-    352   XXH3-64 of each 64 KiB block (u64 each), zeros
+    352   XXH3-64 of each 16 KiB block (u64 each), zeros
     4088  XXH3-64 of bytes 0 .. 4087
     4096  data
 """
@@ -24,14 +24,12 @@ from typing import Protocol
 import msgspec
 from xxhash import xxh3_64_intdigest
 
-from dadafs.wire.messages import BLOCK_SIZE, Version
+from dadafs.wire.messages import BLOCK_SIZE, MAX_FRAGMENT_SIZE, Version
 
 MAGIC = b"DADAFRAG"
-FORMAT = 1
+FORMAT = 2
 HEADER_SIZE = 4096
 DATA_OFFSET = HEADER_SIZE
-#: The largest fragment whose block checksums fit into the header.
-MAX_FRAGMENT_SIZE = 16 * 1024 * 1024
 MAX_EXPORT_LENGTH = 255
 #: Space on disk is counted in units of this many bytes.
 UNIT = 4096
@@ -136,7 +134,7 @@ def units(length: int) -> int:
 
 
 def block_count(length: int) -> int:
-    """64 KiB blocks in `length` bytes of data."""
+    """Blocks in `length` bytes of data."""
     return -(-length // BLOCK_SIZE)
 
 

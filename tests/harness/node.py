@@ -15,6 +15,7 @@ from dadafs.wire.client import RequestChannel, Target, connect
 from dadafs.wire.frame import Kind
 from dadafs.wire.messages import (
     BLOCK_SIZE,
+    DEFAULT_FRAGMENT_SIZE,
     Attr,
     Blocks,
     Change,
@@ -38,6 +39,8 @@ from dadafs.wire.messages import (
 
 Wanted = TypeVar("Wanted", bound=Message)
 DEADLINE = 60.0
+#: Blocks of a whole fragment.
+WHOLE = DEFAULT_FRAGMENT_SIZE // BLOCK_SIZE
 
 
 class NodeFailed(OSError):

@@ -14,12 +14,12 @@ from dadafs.wire.channel import Channel, ChannelClosed, Frame
 from dadafs.wire.client import RequestChannel, Target, connect
 from dadafs.wire.frame import FROM_HEAD, Kind, Limits
 from dadafs.wire.keys import Key, KeyRing
-from dadafs.wire.messages import Attr, Message, Welcome
+from dadafs.wire.messages import BLOCK_SIZE, Attr, Message, Welcome
 from dadafs.wire.server import Doorkeeper, Peer, TurnedAway, authenticate
 
 RING = KeyRing([Key("test", b"k" * 32)])
 ATTR = Attr(1, 2, 0o40755, 2, 0, 0, 0, 4096, 8, 4096, 1, 2, 3)
-WELCOME = Welcome(1, 2, 2**20, 2**16, ATTR, "head")
+WELCOME = Welcome(1, 2, 2**20, BLOCK_SIZE, ATTR, "head")
 DEADLINE = 60.0
 
 Answer = Callable[[Channel, Frame], Awaitable[None]]
