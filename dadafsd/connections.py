@@ -210,7 +210,10 @@ class NodeConnection:
         if self.is_control or not channel.plain:
             return None
         return fragments.hot_reads.answers(
-            session, fragments.fragment_size, lambda size: self._packing.never_pays(size, channel, self._link)
+            session,
+            fragments.fragment_size,
+            goes_raw=lambda size: self._packing.never_pays(size, channel, self._link),
+            alone=lambda: not self._slots.borrowed_tokens,
         )
 
     async def _answer(

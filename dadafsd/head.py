@@ -92,6 +92,7 @@ class Head:
                     nursery.start_soon(self.store.run)
                 self.packing = Packing(self.counters, lambda: str(self.config.settings["compression"]))
                 nursery.start_soon(self.packing.run)
+                nursery.start_soon(self.hot_reads.run)
                 for export, options in opened:
                     self.exports[export.name] = assemble(
                         export,

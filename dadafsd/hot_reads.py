@@ -7,12 +7,12 @@ is closed or the fragment leaves memory. What was used there only is asked for b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from dadafs.wire.channel import InPlace, Moved
+from dadafs.wire.channel import Moved
 from dadafs.wire.messages import Version
 from dadafsd.native import load
 from dadafsd.origin_read import Piece
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from dadafsd.store_access import Record
 
 compiled: Any = load()
+#: After so many seconds the rest of a reply that nobody takes is sent by the channel, which has a deadline.
+STUCK_SECONDS = 4.0
 _NO_VERSION = Version(0, 0, 0, 0, 0)
 
 
@@ -33,6 +35,9 @@ class HotReads:
 
     def __init__(self) -> None:
         self._entries: dict[bytes, Any] = {}
+        self._loop: Any = None
+        self._serving = False
+        self._waiting: dict[Any, trio.lowlevel.Task] = {}  # by their `Answers`, those whose connection is parked
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -81,10 +86,13 @@ class HotReads:
         entry = self._entries.get(key.packed) if self._entries else None
         return entry is not None and entry.owner is owner and bool(entry.used())
 
-    def answers(self, session: Session, fragment_size: int, goes_raw: Callable[[int], bool]) -> InPlace | None:
+    def answers(
+        self, session: Session, fragment_size: int, goes_raw: Callable[[int], bool], alone: Callable[[], bool]
+    ) -> HotConnection | None:
         """What answers reads on one connection of `session`; None where nothing is compiled.
 
         `goes_raw` tells whether payloads of so many bytes together go as they are; the answer holds for a while.
+        `alone` tells whether nobody else will send on this connection before a request is left to others.
         """
         if compiled is None:
             return None
@@ -99,18 +107,89 @@ class HotReads:
             lambda tier: counters.tally(exported.name, node, tier),
             goes_raw,
         )
-        run = answers.run
+        return HotConnection(self, session, answers, alone)
 
-        def answer(sock: int, buffer: memoryview, start: int, end: int) -> Moved:
-            session.last_seen = trio.current_time()
-            moved: Moved = run(sock, buffer, start, end)
-            return moved
+    # --- connections that wait for a request --------------------------------------------------------------------
 
-        return answer
+    async def run(self) -> None:
+        """The task that answers for all of them; never returns."""
+        if compiled is None:
+            return
+        loop = self._loop = compiled.Loop()
+        waker, others = _what_else_is_to_do()
+        self._serving = True
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._give_up_stuck)
+                while True:
+                    await trio.lowlevel.wait_readable(loop.fileno())
+                    self._wake(loop.serve(waker, others))
+        finally:
+            self._serving = False
+
+    async def _give_up_stuck(self) -> None:
+        """Peers that take no more data are left to their channel, which knows how long that may last."""
+        while True:
+            await trio.sleep(STUCK_SECONDS / 2)
+            self._wake(self._loop.stuck(STUCK_SECONDS))
+
+    def _wake(self, connections: list[Any]) -> None:
+        for answers in connections:
+            trio.lowlevel.reschedule(self._waiting.pop(answers))
+
+    def park(self, answers: Any, sock: int, buffer: memoryview, start: int, end: int) -> bool:
+        """Answer on this connection until `take_back`; the task that calls this is rescheduled before."""
+        if not self._serving:
+            return False
+        self._loop.park(answers, sock, buffer, start, end)
+        self._waiting[answers] = trio.lowlevel.current_task()
+        return True
+
+    def leave(self, answers: Any) -> None:
+        """Answer on this connection no more, and reschedule its task."""
+        task = self._waiting.pop(answers, None)
+        if task is not None:
+            self._loop.leave(answers)
+            trio.lowlevel.reschedule(task)
+
+    def take_back(self, answers: Any) -> Moved:
+        """What was done on it."""
+        self._waiting.pop(answers, None)
+        moved: Moved = self._loop.take_back(answers)
+        return moved
 
     def _has(self, key: FragmentKey, owner: Piece | Record) -> bool:
         entry = self._entries.get(key.packed)
         return entry is not None and entry.owner is owner and not entry.asks()
+
+
+class HotConnection:
+    """Answers the hot reads of one connection (`dadafs.wire.channel.InPlace`)."""
+
+    def __init__(self, hot: HotReads, session: Session, answers: Any, alone: Callable[[], bool]) -> None:
+        self._hot = hot
+        self._session = session
+        self._answers = answers
+        self._run = answers.run
+        self._alone = alone
+
+    def answer(self, sock: int, buffer: memoryview, start: int, end: int) -> Moved:
+        """What is there."""
+        self._session.last_seen = trio.current_time()
+        moved: Moved = self._run(sock, buffer, start, end)
+        return moved
+
+    def park(self, sock: int, buffer: memoryview, start: int, end: int) -> bool:
+        """What comes; not while somebody works on a request of this connection, whose reply would come in between."""
+        return self._alone() and self._hot.park(self._answers, sock, buffer, start, end)
+
+    def leave(self) -> None:
+        """The end."""
+        self._hot.leave(self._answers)
+
+    def take_back(self) -> Moved:
+        """What came."""
+        return self._hot.take_back(self._answers)
 
 
 class Memory(Recent[Piece]):
@@ -130,3 +209,15 @@ class Memory(Recent[Piece]):
 def told(kind: str) -> str:
     """What a node is told of blocks from a tier of this kind, whatever the tier is called."""
     return "memory" if kind == KIND_RAM else "ssd"
+
+
+def _what_else_is_to_do() -> tuple[int, Sized]:
+    """What can be read when the loop has to look at its own sockets, and the tasks that it is about to run.
+
+    Neither is a part of trio's interface: where they are not found, nobody waits outside of the loop.
+    """
+    try:
+        runner = trio._core._run.GLOBAL_RUN_CONTEXT.runner
+        return runner.io_manager._epoll.fileno(), runner.runq
+    except AttributeError:
+        return -1, ()

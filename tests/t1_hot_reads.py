@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,7 +64,8 @@ class Bench:
         self.file.scan = exported.counters.scan("data", b"scan_1/file")
         self.session.handles[HANDLE] = self.file
         self.raw: Callable[[int], bool] = lambda size: True
-        self.answer = hot.answers(self.session, MIB, lambda size: self.raw(size))
+        self.alone = True
+        self.answers = hot.answers(self.session, MIB, lambda size: self.raw(size), lambda: self.alone)
         for fragment in (0, 1):
             exported.fragments.memory.put(self.key(fragment), self.piece(fragment), len(part(fragment)))
 
@@ -92,8 +94,8 @@ class Bench:
             return self._taken(ours, theirs)
 
     def _taken(self, ours: socket.socket, theirs: socket.socket) -> tuple[int, bytes, int]:
-        assert self.answer is not None
-        ended, start, end, _, _, rest = self.answer(ours.fileno(), memoryview(bytearray(16384)), 0, 0)
+        assert self.answers is not None
+        ended, start, end, _, _, rest = self.answers.answer(ours.fileno(), memoryview(bytearray(16384)), 0, 0)
         ours.shutdown(socket.SHUT_WR)
         got = b"".join(iter(lambda: theirs.recv(MIB), b""))
         if rest is not None:
@@ -267,9 +269,9 @@ def test_every_piece_of_a_request_waits_for_the_others() -> None:
             ours.setblocking(False)
             buffer, start, end = memoryview(bytearray(16384)), 0, 0
             for i in range(len(sent)):
-                assert bench.answer is not None
+                assert bench.answers is not None
                 assert theirs.send(sent[i : i + 1]) == 1
-                ended, start, end, received, out, _ = bench.answer(ours.fileno(), buffer, start, end)
+                ended, start, end, received, out, _ = bench.answers.answer(ours.fileno(), buffer, start, end)
                 assert (ended, received) == (Ended.WAIT, 1)
                 assert (end - start, out > 0) == ((i + 1, False) if i + 1 < len(sent) else (0, True))
             assert expected is not None
@@ -327,8 +329,8 @@ def test_whether_payloads_go_raw_is_asked_for_now_and_then() -> None:
             assert bench.ask(wide)[1]
         assert asked == [LEAST, 4 * LEAST, 4 * LEAST]
         bench.raw = lambda size: False
-        ends = [bench.ask(wide)[0] for _ in range(6)]
-        assert ends == [Ended.WAIT] * 3 + [Ended.LEFT] * 3, "the last answer holds for 256 KiB; a refusal for one read"
+        left = [bench.ask(wide)[0] == Ended.LEFT for _ in range(6)]
+        assert left == [False] * 3 + [True] * 3, "the last answer holds for 256 KiB; a refusal for one read"
         assert bench.python(Read(HANDLE, VERSION, 1, 0, 1)) is not None
         assert bench.ask(Read(HANDLE, VERSION, 1, 5, 1))[1], "so little is never packed"
 
@@ -357,7 +359,7 @@ def test_what_python_wants_to_look_at_is_left_to_it(place: Path) -> None:
         bench.hot.keep_record(bench.key(0), record, 0.0)
         assert bench.ask(READ)[0] == Ended.LEFT
         bench.hot.keep_record(bench.key(0), record, 3600.0)
-        assert bench.ask(READ)[0] == Ended.WAIT
+        assert bench.ask(READ)[0] != Ended.LEFT
         bench.hot.drop(bench.key(0), record)
         assert bench.ask(READ)[0] == Ended.LEFT
 
@@ -369,9 +371,9 @@ def test_what_python_wants_to_look_at_is_left_to_it(place: Path) -> None:
 
 async def served(bench: Bench, channel: Channel) -> None:
     """As a connection does: what is not answered in place is answered by the service, or has `Done`."""
-    assert bench.answer is not None
+    assert bench.answers is not None
     while True:
-        await channel.answer_in_place(bench.answer)
+        await channel.answer_in_place(bench.answers)
         got = await channel.receive()
         reply = bench.service.at_hand(bench.session, got.message)
         if reply is None:
@@ -380,7 +382,9 @@ async def served(bench: Bench, channel: Channel) -> None:
             await channel.send(Kind.REPLY, got.request_id, reply.message, reply.buffers)
 
 
-def in_channel(body: Callable[[Bench, Channel, Channel], Any], fragment: int = 0) -> None:
+def in_channel(body: Callable[[Bench, Channel, Channel], Any], *, parked: bool = True) -> None:
+    """With the task that answers for all connections that wait, or where each one waits for itself."""
+
     async def main() -> None:
         found: list[Bench] = []
         with tempfile.TemporaryDirectory() as tree:
@@ -391,6 +395,9 @@ def in_channel(body: Callable[[Bench, Channel, Channel], Any], fragment: int = 0
                     hot_reads=hot,
                 )  # fmt: skip
                 found.append(Bench(exported, hot))
+                if parked:
+                    nursery.start_soon(hot.run)
+                    await trio.testing.wait_all_tasks_blocked()
                 head, node = channel_pair()
                 head.authenticated(FROM_NODE)
                 node.authenticated(FROM_HEAD)
@@ -402,8 +409,9 @@ def in_channel(body: Callable[[Bench, Channel, Channel], Any], fragment: int = 0
     run(main)
 
 
+@pytest.mark.parametrize("parked", [False, True])
 @pytest.mark.parametrize("from_file", [False, True])
-def test_replies_that_the_socket_takes_in_parts_are_whole(place: Path, from_file: bool) -> None:
+def test_replies_that_the_socket_takes_in_parts_are_whole(place: Path, from_file: bool, parked: bool) -> None:
     """Hot reads and others, many under way, to a reader who takes his time: in order, complete, and each once."""
     count = 60
 
@@ -436,10 +444,11 @@ def test_replies_that_the_socket_takes_in_parts_are_whole(place: Path, from_file
         tally = bench.exported.counters.served["data", "node", "nvme" if from_file else "memory"]
         assert tally.reads == sum(isinstance(request, Read) for request in requests) + (not from_file)
 
-    in_channel(body)
+    in_channel(body, parked=parked)
 
 
-def test_whoever_is_cancelled_in_the_middle_of_a_reply_closes_the_channel() -> None:
+@pytest.mark.parametrize("parked", [False, True])
+def test_whoever_is_cancelled_in_the_middle_of_a_reply_closes_the_channel(parked: bool) -> None:
     async def body(bench: Bench, head: Channel, node: Channel) -> None:
         assert bench.python(READ) is not None
         whole = Read(HANDLE, VERSION, 0, 0, 16)
@@ -453,16 +462,16 @@ def test_whoever_is_cancelled_in_the_middle_of_a_reply_closes_the_channel() -> N
         assert not scope.cancelled_caught
         assert head.closed == "a send was interrupted in the middle of a frame"
 
-    in_channel(body)
+    in_channel(body, parked=parked)
 
 
 def test_nothing_is_answered_in_place_while_somebody_else_is_sending() -> None:
     async def body(bench: Bench, head: Channel, node: Channel) -> None:
         assert bench.python(READ) is not None
-        assert bench.answer is not None
+        assert bench.answers is not None
         await node.send(Kind.REQUEST, 1, READ)
         await head._sending.acquire()
-        await head.answer_in_place(bench.answer)
+        await head.answer_in_place(bench.answers)
         assert head.bytes_sent == 0
         assert (await head.receive()).request_id == 1
         head._sending.release()
@@ -470,13 +479,182 @@ def test_nothing_is_answered_in_place_while_somebody_else_is_sending() -> None:
     in_channel(body)
 
 
-def test_the_end_of_the_connection_is_told() -> None:
+@pytest.mark.parametrize("parked", [False, True])
+def test_the_end_of_the_connection_is_told(parked: bool) -> None:
     async def body(bench: Bench, head: Channel, node: Channel) -> None:
-        node.close()
-        with pytest.raises(ChannelClosed, match="the peer closed the connection"):
-            await served(bench, head)
+        async def closed() -> None:
+            await trio.testing.wait_all_tasks_blocked()
+            node.close()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(closed)
+            with pytest.raises(ChannelClosed, match="the peer closed the connection"):
+                await served(bench, head)
+
+    in_channel(body, parked=parked)
+
+
+async def asked(node: Channel, number: int, request: Message = READ) -> Message:
+    await node.send(Kind.REQUEST, number, request)
+    got = await node.receive()
+    await node.skip_payload()
+    assert got.request_id == number
+    return got.message
+
+
+def test_the_task_of_a_connection_that_waits_is_woken_only_for_what_is_left_to_it() -> None:
+    async def body(bench: Bench, head: Channel, node: Channel) -> None:
+        assert bench.python(READ) is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served, bench, head)
+            await trio.testing.wait_all_tasks_blocked()
+            (task,) = nursery.child_tasks
+            for number in range(20):
+                assert isinstance(await asked(node, number), Blocks)
+                assert list(bench.hot._waiting.values()) == [task]
+            assert isinstance(await asked(node, 20, Stat(b"x")), Done)
+            assert isinstance(await asked(node, 21), Blocks)
+            tally = bench.exported.counters.served["data", "node", "memory"]
+            assert tally.reads == 22
+            nursery.cancel_scope.cancel()
 
     in_channel(body)
+
+
+def test_a_connection_that_is_closed_while_it_waits_leaves_nothing_behind() -> None:
+    """Its descriptor may belong to another one at once."""
+
+    async def body(bench: Bench, head: Channel, node: Channel) -> None:
+        assert bench.python(READ) is not None
+
+        async def ended(channel: Channel) -> None:
+            with pytest.raises(ChannelClosed, match="not admitted any more"):
+                await served(bench, channel)
+
+        for _ in range(3):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ended, head)
+                await trio.testing.wait_all_tasks_blocked()
+                assert len(bench.hot._waiting) == 1
+                head.close("not admitted any more")
+                assert not bench.hot._waiting
+                node.close()
+                head, node = channel_pair(send_timeout=1.0)
+                head.authenticated(FROM_NODE)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served, bench, head)
+            assert isinstance(await asked(node, 1), Blocks)
+            nursery.cancel_scope.cancel()
+        head.close()
+        node.close()
+
+    in_channel(body)
+
+
+def test_a_cancelled_wait_loses_nothing() -> None:
+    async def body(bench: Bench, head: Channel, node: Channel) -> None:
+        assert bench.python(READ) is not None
+        sent = framed(READ)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served, bench, head)
+            await trio.testing.wait_all_tasks_blocked()
+            assert node._socket.send(sent[:30]) == 30
+            (answers,) = bench.hot._waiting
+            bench.hot._loop.serve(-1, ())  # it has received that
+            nursery.cancel_scope.cancel()
+        assert (head.closed, head.bytes_received) == (None, 30)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served, bench, head)
+            assert node._socket.send(sent[30:]) == len(sent) - 30
+            got = await node.receive()
+            await node.skip_payload()
+            assert got.request_id == 5
+            assert bench.hot._waiting.keys() <= {answers}
+            nursery.cancel_scope.cancel()
+
+    in_channel(body)
+
+
+def test_while_somebody_works_on_a_request_the_connection_waits_for_itself() -> None:
+    async def body(bench: Bench, head: Channel, node: Channel) -> None:
+        assert bench.python(READ) is not None
+        bench.alone = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served, bench, head)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not bench.hot._waiting
+            assert isinstance(await asked(node, 1), Blocks)
+            nursery.cancel_scope.cancel()
+
+    in_channel(body)
+
+
+def test_a_peer_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hot_reads, "STUCK_SECONDS", 0.02)
+
+    async def body(bench: Bench, head: Channel, node: Channel) -> None:
+        assert bench.python(READ) is not None
+        head.send_timeout = 0.02
+
+        async def ask() -> None:
+            await trio.testing.wait_all_tasks_blocked()
+            for number in range(20):
+                await node.send(Kind.REQUEST, number, Read(HANDLE, VERSION, 0, 0, 16))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            with pytest.raises(ChannelClosed, match="the peer took no data"):
+                await served(bench, head)
+
+    in_channel(body)
+
+
+def test_others_have_their_turn_while_requests_keep_coming() -> None:
+    async def body(bench: Bench, head: Channel, node: Channel) -> None:
+        assert bench.python(READ) is not None
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            one, two = socket.socketpair()
+            with one, two:
+                one.setblocking(False)
+                while True:
+                    await trio.to_thread.run_sync(two.send, b"x")
+                    await trio.lowlevel.wait_readable(one)
+                    one.recv(1)
+                    turns += 1
+
+        def pump() -> None:
+            node._socket.setblocking(True)
+            for _ in range(500):
+                node._socket.sendall(framed(READ))
+                left = len(expected)
+                while left:
+                    left -= len(node._socket.recv(left))
+            node._socket.setblocking(False)
+
+        expected = bench.python(READ)
+        assert expected is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served, bench, head)
+            nursery.start_soon(other)
+            await trio.to_thread.run_sync(pump)
+            nursery.cancel_scope.cancel()
+        assert turns > 10
+
+    in_channel(body)
+
+
+def test_what_the_loop_has_to_do_is_known() -> None:
+    """It is no part of trio's interface: a trio that hides it costs speed."""
+
+    async def main() -> None:
+        waker, others = hot_reads._what_else_is_to_do()
+        assert waker >= 0
+        assert len(others) == 0
+
+    trio.run(main)
 
 
 # --- what is let go of ---------------------------------------------------------------------------------------------
@@ -532,8 +710,43 @@ def test_without_the_compiled_part_nothing_is_kept_for_it(monkeypatch: pytest.Mo
     monkeypatch.setattr(hot_reads, "compiled", None)
 
     def body(bench: Bench) -> None:
-        assert bench.answer is None
+        assert bench.answers is None
         assert bench.python(READ) is not None
         assert len(bench.hot) == 0
 
     in_loop(body)
+
+
+def test_all_may_be_cancelled_at_once_in_any_order() -> None:
+    async def main() -> None:
+        for order in (1, -1):
+            async with trio.open_nursery() as nursery:
+                hot, counters = HotReads(), Counters()
+                with tempfile.TemporaryDirectory() as tree:
+                    export = Export("data", Path(tree))
+                    memory = Memory(MIB, hot)
+                    exported = assemble(export, ExportOptions(), memory, None, counters, nursery, hot_reads=hot)
+                    bench = Bench(exported, hot)
+                head, node = channel_pair()
+                head.authenticated(FROM_NODE)
+                scopes = [trio.CancelScope(), trio.CancelScope()]
+
+                async def within(scope: trio.CancelScope, task: Callable[..., Any], *arguments: Any) -> None:
+                    with scope:
+                        await task(*arguments)
+
+                async with trio.open_nursery() as both:
+                    both.start_soon(within, scopes[0], hot.run)
+                    await trio.testing.wait_all_tasks_blocked()
+                    both.start_soon(within, scopes[1], served, bench, head)
+                    await trio.testing.wait_all_tasks_blocked()
+                    assert len(hot._waiting) == 1
+                    for scope in scopes[::order]:
+                        scope.cancel()
+                        await trio.testing.wait_all_tasks_blocked()
+                assert not hot._waiting
+                head.close()
+                node.close()
+                nursery.cancel_scope.cancel()
+
+    run(main)

@@ -19,7 +19,7 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 import trio
@@ -104,8 +104,28 @@ class Frame(NamedTuple):
 Rest = tuple[bytes, bytes | None, int, int, int, object]
 #: State; start and end of what is left in the receive buffer; bytes received and sent; what is still to be sent.
 Moved = tuple[int, int, int, int, int, Rest | None]
-#: Answers requests by itself, without waiting: (socket, receive buffer, start, end) -> `Moved`. See `answer_in_place`.
-InPlace = Callable[[int, memoryview, int, int], Moved]
+
+
+class InPlace(Protocol):
+    """Answers requests of one channel by itself, see `Channel.answer_in_place`.
+
+    `answer` and `take_back` raise OSError where the connection is lost.
+    """
+
+    def answer(self, sock: int, buffer: memoryview, start: int, end: int) -> Moved:
+        """Those that lie between `start` and `end` of the receive buffer and in the socket, without waiting."""
+
+    def park(self, sock: int, buffer: memoryview, start: int, end: int) -> bool:
+        """Answer them as they come until `take_back`, and reschedule this task when it has to go on itself.
+
+        False where that cannot be.
+        """
+
+    def leave(self) -> None:
+        """The socket is about to be closed: answer no more, and reschedule the task."""
+
+    def take_back(self) -> Moved:
+        """What was done since `park`."""
 
 
 class Ended(enum.IntEnum):
@@ -149,6 +169,7 @@ class Channel:
         self._bulk = False
         self._credit = YIELD_AFTER
         self._sending = trio.Lock()
+        self._in_place: InPlace | None = None  # while it waits for requests
         self._closed: str | None = None
 
     # --- life
@@ -192,6 +213,8 @@ class Channel:
         """Close at once; whoever waits on the channel gets ChannelClosed(reason). May be called again."""
         if self._closed is None:
             self._closed = reason
+            if self._in_place is not None:
+                self._in_place.leave()
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
 
@@ -390,30 +413,51 @@ class Channel:
         self._bulk = header.payload_length >= BULK
         return Frame(header.kind, header.request_id, message, header.payload_length, raw)
 
-    async def answer_in_place(self, answer: InPlace) -> None:
-        """Have requests answered by `answer` until one is left for `receive`, or somebody else is sending.
+    async def answer_in_place(self, answers: InPlace) -> None:
+        """Have requests answered by `answers` until one is left for `receive`, or somebody else is sending.
 
         Raises ChannelClosed. A cancelled call can be repeated, unless it was in the middle of a reply.
         """
         while not self._sending.locked():
             self._check_open()
-            try:
-                moved = answer(self._socket.fileno(), self._buffer, self._start, self._end)
-            except OSError as error:
-                raise self._fail(_lost(error)) from None
-            ended, self._start, self._end, received, sent, rest = moved
-            self.bytes_received += received
-            self.bytes_sent += sent
-            self._credit -= received + sent
+            ended, rest = self._moved(answers.answer, self._socket.fileno(), self._buffer, self._start, self._end)
+            if ended == Ended.WAIT:
+                ended, rest = await self._parked(answers)
             if rest is not None:
                 await self._send_rest(rest)
             elif ended == Ended.LEFT:
                 return
-            elif ended == Ended.WAIT:
-                self._shrink()
-                await self._readable(whole=True)
-            else:
+            elif ended == Ended.TURN:
                 await self._yield(whole=True)
+
+    def _moved(self, answer: Callable[..., Moved], *arguments: object) -> tuple[int, Rest | None]:
+        """Note what `answer` did; how it ended, and what is still to be sent."""
+        try:
+            ended, self._start, self._end, received, sent, rest = answer(*arguments)
+        except OSError as error:
+            raise self._fail(_lost(error)) from None
+        self.bytes_received += received
+        self.bytes_sent += sent
+        self._credit -= received + sent
+        return ended, rest
+
+    async def _parked(self, answers: InPlace) -> tuple[int, Rest | None]:
+        """Wait until there is something that `answers` cannot do by itself."""
+        self._shrink()
+        if not answers.park(self._socket.fileno(), self._buffer, self._start, self._end):
+            await self._readable(whole=True)
+            return Ended.WAIT, None
+        self._in_place = answers
+        try:
+            await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.SUCCEEDED)
+        except BaseException:
+            if self._moved(answers.take_back)[1] is not None:
+                self.close("a send was interrupted in the middle of a frame")
+            raise
+        finally:
+            self._in_place = None
+        self._credit = YIELD_AFTER
+        return self._moved(answers.take_back)
 
     async def _send_rest(self, rest: Rest) -> None:
         """Send what is left of a frame that was begun."""

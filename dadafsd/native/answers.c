@@ -20,24 +20,6 @@
 #define MOST_ASKED 1024        /* blocks, as in service.py */
 #define ASKED_EACH (256 << 10) /* after so many bytes it is asked again whether payloads go raw */
 
-enum state { LEFT, WAIT, TURN, REST }; /* as in hot_reads.py */
-
-typedef struct {
-    PyObject_HEAD
-    PyObject *table;    /* packed key -> Entry */
-    PyObject *handles;  /* of the session: handle -> OpenFile */
-    PyObject *requests; /* counted: (export, "Read") -> so many */
-    PyObject *counted;  /* that key */
-    PyObject *tally_of; /* tier -> what is counted of it for this node */
-    PyObject *goes_raw; /* whether so many bytes go as they are */
-    PyObject *tier;     /* whose tally is `tally` */
-    PyObject *tally;
-    uint64_t unasked; /* bytes sent since it was asked whether they go raw */
-    int raw;          /* what the answer was */
-    uint8_t key[KEY_SIZE];
-    unsigned long long total; /* reads answered here */
-} Answers;
-
 static PyObject *identity_name, *scan_name, *tiers_name, *reads_name, *bytes_name, *read_as_name, *note_read_name;
 
 int64_t now_ns(void)
@@ -125,14 +107,6 @@ static int count(Answers *self, PyObject *file, const Entry *entry, uint64_t siz
 
 /* --- one read --------------------------------------------------------------------------------------------------- */
 
-struct turn {
-    int sock;
-    uint8_t *buffer;
-    size_t room, start, end;
-    uint64_t received, sent;
-    PyObject *rest;
-};
-
 static void put(uint8_t *at, uint64_t value)
 {
     memcpy(at, &value, sizeof value); /* little-endian, as Python packed it: see meson.build */
@@ -195,27 +169,54 @@ static int goes_raw(Answers *self, uint64_t size)
     return self->raw;
 }
 
-/* What of a reply is still to be sent: (bytes, buffer or None, fd, offset, length, owner). */
-static PyObject *rest_of(const Entry *entry, const uint8_t *head, size_t head_length, uint64_t sent, uint64_t start,
-                         uint64_t length)
+/* So much of what was still to be sent was sent. */
+static void was_sent(struct turn *turn, uint64_t sent)
 {
-    uint64_t of_head = sent < head_length ? sent : head_length;
-    uint64_t done = sent - of_head;
+    struct rest *rest = &turn->rest;
+    uint64_t of_head = rest->head_length - rest->head_sent;
 
-    return Py_BuildValue("(y#OiLKO)", (const char *)head + of_head, (Py_ssize_t)(head_length - of_head),
-                         entry->data ? entry->data : Py_None, entry->fd,
-                         (long long)(entry->offset + (int64_t)(start + done)), (unsigned long long)(length - done),
-                         entry->owner);
+    turn->sent += sent;
+    if (of_head > sent)
+        of_head = sent;
+    rest->head_sent += of_head;
+    rest->start += sent - of_head;
+    rest->length -= sent - of_head;
+    if (rest->head_sent == rest->head_length && rest->length == 0)
+        Py_CLEAR(rest->entry);
 }
 
-/* Answer from `entry`; 1 where that was done or begun, 0 where Python has to do it, -1 with an exception. */
+uint64_t answers_send_more(struct turn *turn)
+{
+    struct rest *rest = &turn->rest;
+    uint64_t sent = entry_send(rest->entry, turn->sock, rest->head + rest->head_sent, rest->head_length - rest->head_sent,
+                               rest->start, rest->length, NULL);
+
+    was_sent(turn, sent);
+    return sent;
+}
+
+/* The rest as Python sends it: (bytes, buffer or None, fd, offset, length, owner); None where there is none. */
+static PyObject *rest_of(struct turn *turn)
+{
+    const struct rest *rest = &turn->rest;
+    const Entry *entry = rest->entry;
+
+    if (!entry)
+        return Py_NewRef(Py_None);
+    return Py_BuildValue("(y#OiLKO)", (const char *)rest->head + rest->head_sent,
+                         (Py_ssize_t)(rest->head_length - rest->head_sent), entry->data ? entry->data : Py_None,
+                         entry->fd, (long long)(entry->offset + (int64_t)rest->start),
+                         (unsigned long long)rest->length, entry->owner);
+}
+
+/* Answer from `entry`; whether that was done or begun: where not, Python has to do it. */
 static int answer_from(Answers *self, struct turn *turn, const struct request *request, PyObject *file, Entry *entry,
                        int64_t now)
 {
     static uint8_t buffer[SMALL]; /* in use by one call at a time: nothing here lets go of the interpreter's lock */
-    uint8_t head[MOST_REPLY];
-    size_t count_of, head_length;
-    uint64_t start, length, sent;
+    struct rest *rest = &turn->rest;
+    size_t count_of;
+    uint64_t start, length;
 
     if (request->first >= entry->blocks || request->count == 0 || (entry->asks_ns && now >= entry->asks_ns))
         return 0;
@@ -232,12 +233,15 @@ static int answer_from(Answers *self, struct turn *turn, const struct request *r
         return 0;
     entry->used_ns = now;
     entry->used = 1;
-    head_length = frames_reply(head, request->id, entry->checksums + request->first, count_of, length, entry->told,
-                               entry->told_length);
-    sent = entry_send(entry, turn->sock, head, head_length, start, length, buffer);
-    turn->sent += sent;
-    if (sent < head_length + length && !(turn->rest = rest_of(entry, head, head_length, sent, start, length)))
-        return -1;
+    rest->head_length = frames_reply(rest->head, request->id, entry->checksums + request->first, count_of, length,
+                                     entry->told, entry->told_length);
+    rest->head_sent = 0;
+    rest->start = start;
+    rest->length = length;
+    rest->since_ns = now;
+    rest->entry = (Entry *)Py_NewRef(entry);
+    was_sent(turn, entry_send(entry, turn->sock, rest->head, rest->head_length, start, length,
+                              length <= SMALL ? buffer : NULL));
     return 1;
 }
 
@@ -249,7 +253,7 @@ static int answer(Answers *self, struct turn *turn, const struct request *reques
 
     Py_XDECREF(file);
     Py_XDECREF(entry);
-    if (done == 0)
+    if (!done)
         PyErr_Clear(); /* Python meets the same trouble, if it is any, and tells of it */
     return done;
 }
@@ -282,15 +286,14 @@ static int receive(struct turn *turn, int *state)
     return 1;
 }
 
-/* Answer until that cannot go on; how it ended, or -1 with an exception. */
-static int take_turn(Answers *self, struct turn *turn)
+int answers_take_turn(Answers *self, struct turn *turn)
 {
     struct request request;
     int64_t now = now_ns(), end = now + TURN_NS;
 
     for (;;) {
         enum frame_kind kind = frames_parse(turn->buffer + turn->start, turn->end - turn->start, &request);
-        int done, state = -1;
+        int state = -1;
 
         if (kind == FRAME_OTHER)
             return LEFT;
@@ -299,11 +302,10 @@ static int take_turn(Answers *self, struct turn *turn)
                 return state;
             continue;
         }
-        done = answer(self, turn, &request, now);
-        if (done <= 0)
-            return done == 0 ? LEFT : -1;
+        if (!answer(self, turn, &request, now))
+            return LEFT;
         turn->start += request.frame;
-        if (turn->rest)
+        if (turn->rest.entry)
             return REST;
         now = now_ns();
         if (now >= end)
@@ -311,33 +313,44 @@ static int take_turn(Answers *self, struct turn *turn)
     }
 }
 
+int answers_begin(struct turn *turn, int sock, const Py_buffer *view, Py_ssize_t start, Py_ssize_t end)
+{
+    if (start < 0 || end < start || end > view->len || view->len < HEADER_SIZE + MOST_METADATA) {
+        PyErr_SetString(PyExc_ValueError, "not a part of the buffer");
+        return -1;
+    }
+    turn->sock = sock;
+    turn->buffer = view->buf;
+    turn->room = (size_t)view->len;
+    turn->start = (size_t)start;
+    turn->end = (size_t)end;
+    turn->received = turn->sent = 0;
+    turn->rest.entry = NULL;
+    return 0;
+}
+
+PyObject *answers_moved(int state, struct turn *turn)
+{
+    PyObject *rest = rest_of(turn);
+
+    Py_CLEAR(turn->rest.entry);
+    return !rest ? NULL : Py_BuildValue("(innKKN)", state, (Py_ssize_t)turn->start, (Py_ssize_t)turn->end,
+                         (unsigned long long)turn->received, (unsigned long long)turn->sent, rest);
+}
+
 static PyObject *run(Answers *self, PyObject *arguments)
 {
-    struct turn turn = {0};
+    struct turn turn;
     Py_ssize_t start, end;
     Py_buffer buffer;
-    int state;
+    int sock, state = -1;
 
-    if (!PyArg_ParseTuple(arguments, "iw*nn", &turn.sock, &buffer, &start, &end))
+    if (!PyArg_ParseTuple(arguments, "iw*nn", &sock, &buffer, &start, &end))
         return NULL;
-    if (start < 0 || end < start || end > buffer.len || buffer.len < HEADER_SIZE + MOST_METADATA) {
-        PyBuffer_Release(&buffer);
-        PyErr_SetString(PyExc_ValueError, "not a part of the buffer");
-        return NULL;
-    }
-    turn.buffer = buffer.buf;
-    turn.room = (size_t)buffer.len;
-    turn.start = (size_t)start;
-    turn.end = (size_t)end;
-    state = take_turn(self, &turn);
+    if (answers_begin(&turn, sock, &buffer, start, end) == 0)
+        state = answers_take_turn(self, &turn);
     PyBuffer_Release(&buffer);
-    if (state < 0) {
-        Py_XDECREF(turn.rest);
-        return NULL;
-    }
-    return Py_BuildValue("(innKKN)", state, (Py_ssize_t)turn.start, (Py_ssize_t)turn.end,
-                         (unsigned long long)turn.received, (unsigned long long)turn.sent,
-                         turn.rest ? turn.rest : Py_NewRef(Py_None));
+    return state < 0 ? NULL : answers_moved(state, &turn);
 }
 
 /* --- the type --------------------------------------------------------------------------------------------------- */
@@ -396,6 +409,8 @@ static int answers_traverse(Answers *self, visitproc visit, void *arg)
     Py_VISIT(self->goes_raw);
     Py_VISIT(self->tier);
     Py_VISIT(self->tally);
+    Py_VISIT(self->turn.rest.entry);
+    Py_VISIT(self->error);
     return 0;
 }
 
@@ -409,6 +424,8 @@ static int answers_clear(Answers *self)
     Py_CLEAR(self->goes_raw);
     Py_CLEAR(self->tier);
     Py_CLEAR(self->tally);
+    Py_CLEAR(self->turn.rest.entry);
+    Py_CLEAR(self->error);
     return 0;
 }
 

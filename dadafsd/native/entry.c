@@ -74,12 +74,14 @@ static uint64_t send_file(int sock, int fd, off_t offset, uint64_t length)
 uint64_t entry_send(const Entry *entry, int sock, const uint8_t *head, size_t head_length, uint64_t start,
                     uint64_t length, const uint8_t *buffer)
 {
-    int by_file = !entry->data && length > SMALL;
+    int by_file = !entry->data && !buffer;
     const uint8_t *data = entry->data ? (const uint8_t *)PyBytes_AS_STRING(entry->data) + start : buffer;
     struct iovec parts[2] = {{(void *)head, head_length}, {(void *)data, length}};
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = by_file ? 1 : 2};
-    ssize_t sent = sendmsg(sock, &message, MSG_DONTWAIT | MSG_NOSIGNAL | (by_file ? MSG_MORE : 0));
+    ssize_t sent = 0;
 
+    if (head_length || !by_file)
+        sent = sendmsg(sock, &message, MSG_DONTWAIT | MSG_NOSIGNAL | (by_file ? MSG_MORE : 0));
     if (sent < 0)
         return 0; /* as for a file */
     if (by_file && (size_t)sent == head_length)

@@ -69,15 +69,75 @@ extern PyTypeObject Entry_Type;
 /* Whether bytes `start` .. of the entry can be sent without waiting for a disk. `buffer` has room for SMALL bytes. */
 int entry_ready(const Entry *entry, uint64_t start, uint64_t length, uint8_t *buffer);
 
-/* Send `head` and these bytes, which are ready, as far as the socket takes them; how many bytes it took. */
+/* Send `head`, if any, and these bytes, as far as the socket takes them; how many bytes it took. What was read of a file is
+ * in `buffer`; where that is NULL, it is sent from there. */
 uint64_t entry_send(const Entry *entry, int sock, const uint8_t *head, size_t head_length, uint64_t start,
                     uint64_t length, const uint8_t *buffer);
 
-#define SMALL (128 << 10) /* so much of a file is copied; more goes by sendfile */
+#define SMALL (16 << 10) /* so much of a file is copied; more goes by sendfile */
 
-/* --- answers.c: one connection ---------------------------------------------------------------------------------- */
+/* --- answers.c: one connection -------------------------------------------------------------------------------- */
+
+/* How a row of answers ended, as in dadafs/wire/channel.py; -1: with an exception. */
+enum state { LEFT, WAIT, TURN, REST };
+
+/* What of a reply is still to be sent; no entry: nothing. */
+struct rest {
+    Entry *entry;
+    uint8_t head[MOST_REPLY];
+    size_t head_sent, head_length;
+    uint64_t start, length; /* of the entry's data */
+    int64_t since_ns;
+};
+
+struct turn {
+    int sock;
+    uint8_t *buffer;
+    size_t room, start, end; /* of the buffer, and what in it is not answered */
+    uint64_t received, sent;
+    struct rest rest;
+};
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *table;    /* packed key -> Entry */
+    PyObject *handles;  /* of the session: handle -> OpenFile */
+    PyObject *requests; /* counted: (export, "Read") -> so many */
+    PyObject *counted;  /* that key */
+    PyObject *tally_of; /* tier -> what is counted of it for this node */
+    PyObject *goes_raw; /* whether so many bytes go as they are */
+    PyObject *tier;     /* whose tally is `tally` */
+    PyObject *tally;
+    uint64_t unasked; /* bytes sent since it was asked whether they go raw */
+    int raw;          /* what the answer was */
+    uint8_t key[KEY_SIZE];
+    unsigned long long total; /* reads answered here */
+    /* while it waits in a `Loop` */
+    int parked;
+    int writes; /* it waits until it can send the rest */
+    Py_buffer view;
+    struct turn turn;
+    int state;
+    PyObject *error; /* an exception that is to be raised where it is taken back, or NULL */
+} Answers;
 
 extern PyTypeObject Answers_Type;
 int64_t now_ns(void);
+
+/* Answer until that cannot go on, for some time at most; how it ended, or -1 with an exception. */
+int answers_take_turn(Answers *self, struct turn *turn);
+
+/* Send more of the rest; how many bytes the socket took. */
+uint64_t answers_send_more(struct turn *turn);
+
+/* Begin with what lies between `start` and `end` of `view`; 0, or -1 with an exception. */
+int answers_begin(struct turn *turn, int sock, const Py_buffer *view, Py_ssize_t start, Py_ssize_t end);
+
+/* What Python is told of it, the rest included, which is Python's then. */
+PyObject *answers_moved(int state, struct turn *turn);
+
+/* --- loop.c: all connections that wait for a request ------------------------------------------------------------ */
+
+extern PyTypeObject Loop_Type;
 
 #endif

@@ -21,7 +21,8 @@ PyMODINIT_FUNC PyInit__dadafsd_hot(void)
 {
     PyObject *made = PyModule_Create(&module);
 
-    if (made && (PyModule_AddType(made, &Entry_Type) != 0 || PyModule_AddType(made, &Answers_Type) != 0))
+    if (made && (PyModule_AddType(made, &Entry_Type) != 0 || PyModule_AddType(made, &Answers_Type) != 0 ||
+                 PyModule_AddType(made, &Loop_Type) != 0))
         Py_CLEAR(made);
     return made;
 }
