@@ -10,8 +10,9 @@ from contextlib import suppress
 import trio
 
 from dadafs.journal import fields
-from dadafs.wire.channel import Channel, ChannelClosed, InPlace
+from dadafs.wire.channel import Channel, ChannelClosed
 from dadafs.wire.frame import FrameError, Kind
+from dadafs.wire.in_place import InPlace
 from dadafs.wire.messages import (
     BLOCK_SIZE,
     Attach,

@@ -127,6 +127,8 @@ class Fragments:
                 self.hot_reads.keep_piece(want.key, found.piece, found.tier)
             elif found.record is not None and self._store is not None:
                 self._store.sent_hot(want.key, found.record)
+                if want.count * BLOCK_SIZE >= want.length:
+                    self._store.open_ahead(want.key)
         return found
 
     def _hot(self, want: Wanted) -> Found | None:

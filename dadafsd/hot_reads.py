@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from dadafs.wire.channel import Moved
+from dadafs.wire.in_place import Moved
 from dadafs.wire.messages import Version
 from dadafsd.native import load
 from dadafsd.origin_read import Piece

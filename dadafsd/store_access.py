@@ -38,6 +38,8 @@ HOT_SHARE = 1 / 16
 HOT_SHARE_OF_TIERS = 1 / 4
 #: A hot record is closed after this many seconds without use.
 HOT_SECONDS = 10.0
+#: Records opened ahead of somebody who goes through a file.
+OPENED_AHEAD = 8
 #: One look a block is enough: the kernel reads ahead by more.
 RESIDENT_STEP = 64 * 1024
 #: A record that is kept open is copied into memory when it is used again after so many seconds: one reader who goes
@@ -125,6 +127,21 @@ class StoreAccess:
         if self._hot.get(key) is record:
             waits = record.found_at + APART - trio.current_time()
             self._hot_reads.keep_record(key, record, max(0.0, waits) if record.promotable else -1.0)
+
+    def open_ahead(self, key: FragmentKey) -> None:
+        """This whole fragment was read; where the one before is open as well, somebody goes through the file.
+
+        Then the records of the next ones are opened in one go, as far as that needs no waiting: one by one, each costs
+        several times as much, and who reads it first is not served by the compiled part.
+        """
+        if _beside(key, -1) not in self._hot or _beside(key, 1) in self._hot:
+            return
+        for distance in range(1, OPENED_AHEAD + 1):
+            following = _beside(key, distance)
+            record = self.at_hand(following) if following.length else None
+            if record is None:
+                return
+            self.sent_hot(following, record)
 
     def at_hand(self, key: FragmentKey) -> Record | None:
         """A record that is open already, or is opened without waiting; for the loop."""
@@ -313,6 +330,10 @@ class StoreAccess:
         except OSError as error:
             self._counters.events["store_errors"] += 1
             log.debug("not copied into memory: %s", error)
+
+
+def _beside(key: FragmentKey, distance: int) -> FragmentKey:
+    return FragmentKey(key.export, key.version, key.fragment + distance, key.fragment_size)
 
 
 def hot_records(descriptors: int, capacity: int) -> int:

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from dadafs.checksum import block_checksums
 from dadafs.wire import frame
-from dadafs.wire.channel import Channel, ChannelClosed, Ended
+from dadafs.wire.channel import Channel, ChannelClosed
 from dadafs.wire.frame import FROM_HEAD, FROM_NODE, Kind
+from dadafs.wire.in_place import Ended
 from dadafs.wire.messages import BLOCK_SIZE, Attr, Blocks, Done, Message, Read, Stat, Version, decode, encode
 from dadafsd import hot_reads, residency
 from dadafsd.counters import Counters
@@ -149,7 +150,7 @@ def test_the_same_reply_as_from_the_service(fragment: int, first: int, count: in
         assert expected is not None
         ended, got, left = bench.ask(request)
         assert got == expected
-        assert ended in (Ended.WAIT, Ended.REST)
+        assert ended != Ended.LEFT
         assert left == 0
 
     in_loop(body)
@@ -272,7 +273,8 @@ def test_every_piece_of_a_request_waits_for_the_others() -> None:
                 assert bench.answers is not None
                 assert theirs.send(sent[i : i + 1]) == 1
                 ended, start, end, received, out, _ = bench.answers.answer(ours.fileno(), buffer, start, end)
-                assert (ended, received) == (Ended.WAIT, 1)
+                assert received == 1
+                assert ended == Ended.WAIT or out > 0
                 assert (end - start, out > 0) == ((i + 1, False) if i + 1 < len(sent) else (0, True))
             assert expected is not None
             assert out == len(expected)

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from dadafsd.counters import Counters
-from dadafsd.hot_reads import HotReads
+from dadafsd.hot_reads import HotReads, compiled
 from dadafsd.store import FragmentStore, TierSettings
 from dadafsd.store.record import Stored
 from dadafsd.store_access import (
@@ -22,7 +22,8 @@ from dadafsd.store_access import (
     hot_records,
 )
 from tests.checklogs import ExpectedLog
-from tests.harness.fragments import MIB, insert, key_of
+from tests.harness.fragments import FRAGMENT, MIB, insert, key_of
+from tests.harness.places import from_memory
 
 RECORDS = 12
 
@@ -126,6 +127,44 @@ def test_a_record_is_closed_when_nobody_used_it_for_a_while(tmp_path: Path) -> N
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.01))
+
+
+def test_who_goes_through_a_file_finds_the_next_records_open(tmp_path: Path) -> None:
+    """As far as there are any, and only who does so."""
+
+    async def main(directory: Path) -> None:
+        store = FragmentStore.open([TierSettings(directory / "cache", 8 * MIB)], housekeeping=False)
+        store.housekeep()
+        hot = HotReads()
+        access = StoreAccess(store, Counters(), queue_limit=MIB, hot_reads=hot)
+        keys = [key_of(number, size=RECORDS * FRAGMENT + 1) for number in range(RECORDS + 1)]
+        for key in (*keys[:3], *keys[4:]):
+            assert insert(store, key)
+
+        def opened_by_reading(number: int) -> list[int]:
+            before = set(access._hot)
+            record = access.at_hand(keys[number])
+            assert record is not None
+            access.open_ahead(keys[number])
+            return [key.fragment for key in access._hot if key not in before]
+
+        try:
+            assert opened_by_reading(7) == [7], "somewhere"
+            assert opened_by_reading(0) == [0], "the beginning"
+            assert opened_by_reading(1) == [1, 2], "there is no fourth one"
+            assert opened_by_reading(2) == []
+            access.forget_hot()
+            assert opened_by_reading(4) == [4]
+            assert opened_by_reading(5) == [5, 6, 7, 8, 9, 10, 11, 12], "up to the end"
+            assert opened_by_reading(6) == []
+            if compiled is not None:
+                assert _entries(hot) == [key.packed for key in keys[6:]]
+        finally:
+            access.forget_hot()
+            store.close()
+
+    with from_memory(tmp_path) as directory:
+        trio.run(main, directory)
 
 
 def _entries(hot: HotReads) -> list[bytes]:

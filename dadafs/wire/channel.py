@@ -12,20 +12,20 @@ payload.
 
 from __future__ import annotations
 
-import enum
 import errno
 import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 import trio
 
 from dadafs.wire import frame
 from dadafs.wire.frame import BEFORE_AUTHENTICATION, HEADER_SIZE, FrameError, Kind, Limits
+from dadafs.wire.in_place import Ended, InPlace, Moved, Rest
 from dadafs.wire.messages import Message, decode, encode
 from dadafs.wire.socket_options import tune
 
@@ -97,44 +97,6 @@ class Frame(NamedTuple):
     message: Message
     payload_length: int
     raw: bytes
-
-
-#: What of a frame is still to be sent: its head; then, of the buffer or else of the file, from where on how many bytes;
-#: and whoever holds that open.
-Rest = tuple[bytes, bytes | None, int, int, int, object]
-#: State; start and end of what is left in the receive buffer; bytes received and sent; what is still to be sent.
-Moved = tuple[int, int, int, int, int, Rest | None]
-
-
-class InPlace(Protocol):
-    """Answers requests of one channel by itself, see `Channel.answer_in_place`.
-
-    `answer` and `take_back` raise OSError where the connection is lost.
-    """
-
-    def answer(self, sock: int, buffer: memoryview, start: int, end: int) -> Moved:
-        """Those that lie between `start` and `end` of the receive buffer and in the socket, without waiting."""
-
-    def park(self, sock: int, buffer: memoryview, start: int, end: int) -> bool:
-        """Answer them as they come until `take_back`, and reschedule this task when it has to go on itself.
-
-        False where that cannot be.
-        """
-
-    def leave(self) -> None:
-        """The socket is about to be closed: answer no more, and reschedule the task."""
-
-    def take_back(self) -> Moved:
-        """What was done since `park`."""
-
-
-class Ended(enum.IntEnum):
-    """Why answering in place ended."""
-
-    LEFT = 0  # the next frame is for others, or there will be none
-    WAIT = 1  # nothing more is there
-    TURN = 2  # it took long enough
-    REST = 3  # the socket took only a part
 
 
 class Channel:
