@@ -90,7 +90,9 @@ class Head:
                     )
                     descriptors -= hot
                     nursery.start_soon(self.store.run)
-                self.packing = Packing(self.counters, lambda: str(self.config.settings["compression"]))
+                self.packing = Packing(
+                    self.counters, lambda: str(self.config.settings["compression"]), self.hot_reads.never_shrinks
+                )
                 nursery.start_soon(self.packing.run)
                 nursery.start_soon(self.hot_reads.run)
                 for export, options in opened:

@@ -86,6 +86,12 @@ class HotReads:
         entry = self._entries.get(key.packed) if self._entries else None
         return entry is not None and entry.owner is owner and bool(entry.used())
 
+    def never_shrinks(self, key: FragmentKey) -> None:
+        """Bytes of this fragment were found not to shrink: they go raw to everybody."""
+        entry = self._entries.get(key.packed)
+        if entry is not None:
+            entry.dense = True
+
     def answers(
         self, session: Session, fragment_size: int, goes_raw: Callable[[int], bool], alone: Callable[[], bool]
     ) -> HotConnection | None:

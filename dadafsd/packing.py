@@ -14,9 +14,10 @@ from dadafs.wire.channel import Channel
 from dadafs.wire.messages import Blocks, Encoding
 from dadafsd.counters import Counters
 from dadafsd.origin_pool import OriginPool
-from dadafsd.policy.packing import Link, Speed, most
+from dadafsd.policy.packing import WORTH_IT, Link, Speed, most
 from dadafsd.policy.recent import Recent
 from dadafsd.replies import Reply
+from dadafsd.store.record import FragmentKey
 
 #: Smaller payloads go raw.
 LEAST = 64 * 1024
@@ -29,11 +30,17 @@ DEADLINE = 1.0
 
 
 class Packing:
-    """Made in a running loop; `mode` is `auto`, `off` or `on`, asked each time."""
+    """Made in a running loop; `mode` is `auto`, `off` or `on`, asked each time.
 
-    def __init__(self, counters: Counters, mode: Callable[[], str]) -> None:
+    `dense` is told of fragments that do not shrink enough for any network.
+    """
+
+    def __init__(
+        self, counters: Counters, mode: Callable[[], str], dense: Callable[[FragmentKey], None] = lambda _: None
+    ) -> None:
         self._counters = counters
         self._mode = mode
+        self._dense = dense
         self._slots = max(1, (os.cpu_count() or 1) // 2)
         self._pool = OriginPool("packing", self._slots, DEADLINE)
         self._speed = Speed()
@@ -53,7 +60,12 @@ class Packing:
         if reply.packed_as in self._kept:
             return True
         sample = _sample(reply)
-        return bool(sample) and len(lz4.block.compress(sample, store_size=False)) <= enough * len(sample)
+        if not sample:
+            return False
+        part = len(lz4.block.compress(sample, store_size=False)) / len(sample)
+        if part > WORTH_IT and reply.packed_as is not None:
+            self._dense(reply.packed_as[0])
+        return part <= enough
 
     def never_pays(self, size: int, channel: Channel, link: Link) -> bool:
         """Whether payloads of `size` bytes together go raw on `channel` for now, however much they would shrink."""

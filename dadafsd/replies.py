@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from dadafs.wire.messages import BLOCK_SIZE, MOST_NAMED, Blocks, Message, all_sent
 from dadafsd.fragments import Found, Wanted
 from dadafsd.hot_reads import told
+from dadafsd.store.record import FragmentKey
 from dadafsd.store_access import Record
 
 
@@ -29,7 +30,7 @@ class Reply(msgspec.Struct, frozen=True):
     message: Message
     buffers: list[memoryview] = []
     parts: list[FilePart] = []
-    packed_as: Hashable = None
+    packed_as: tuple[FragmentKey, int, int, int] | None = None
 
     @property
     def size(self) -> int:

@@ -339,6 +339,21 @@ def test_whether_payloads_go_raw_is_asked_for_now_and_then() -> None:
     in_loop(body)
 
 
+def test_what_was_found_not_to_shrink_goes_raw_whatever_the_network_takes() -> None:
+    def body(bench: Bench) -> None:
+        asked: list[int] = []
+        bench.raw = lambda size: bool(asked.append(size))  # type: ignore[func-returns-value]
+        for fragment in (0, 1):
+            assert bench.python(Read(HANDLE, VERSION, fragment, 0, 1)) is not None
+        bench.hot.never_shrinks(bench.key(0))
+        bench.hot.never_shrinks(bench.key(5))
+        assert bench.ask(READ)[1]
+        assert not asked
+        assert bench.ask(Read(HANDLE, VERSION, 1, 0, 1))[0] == Ended.LEFT
+
+    in_loop(body)
+
+
 def test_pages_that_are_not_in_memory_are_not_waited_for(tmp_path: Path) -> None:
     def body(bench: Bench) -> None:
         record = Stand(tmp_path / "record", part(0)).record

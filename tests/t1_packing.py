@@ -178,3 +178,17 @@ def test_what_is_no_network_has_no_rate() -> None:
     for end in ends:
         assert Channel(end).delivery() is None
         end.close()
+
+
+def test_fragments_that_do_not_shrink_are_told_of() -> None:
+    told: list[FragmentKey] = []
+
+    async def main() -> None:
+        one = Packing(Counters(), lambda: "on", told.append)
+        link, network = Link(), Network(SLOW)
+        for data, shrinks in ((TEXT, True), (NOISE, False)):
+            assert one.pays(reply_with(data), network, link) is shrinks  # type: ignore[arg-type]
+        assert not one.pays(reply_with(NOISE, ino=2, settled=False), network, link)  # type: ignore[arg-type]
+
+    trio.run(main)
+    assert [key.version.ino for key in told] == [1]

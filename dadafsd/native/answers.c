@@ -229,7 +229,7 @@ static int answer_from(Answers *self, struct turn *turn, const struct request *r
         length = count_of * BLOCK_SIZE;
     if (count_of > MOST_BLOCKS || request->count > MOST_ASKED || !entry_ready(entry, start, length, buffer))
         return 0;
-    if (!goes_raw(self, length) || count(self, file, entry, length) != 0)
+    if ((!entry->dense && !goes_raw(self, length)) || count(self, file, entry, length) != 0)
         return 0;
     entry->used_ns = now;
     entry->used = 1;

@@ -188,6 +188,7 @@ static PyObject *entry_used(Entry *self, PyObject *unused)
 }
 
 static PyMemberDef members[] = {{"owner", T_OBJECT_EX, offsetof(Entry, owner), READONLY, "whoever holds what is sent"},
+                                {"dense", T_BOOL, offsetof(Entry, dense), 0, "whether it is known not to shrink"},
                                 {NULL, 0, 0, 0, NULL}};
 
 static PyMethodDef methods[] = {

@@ -55,6 +55,7 @@ typedef struct {
     int in_memory; /* the file is on a tmpfs */
     int64_t offset;
     uint64_t length;
+    char dense; /* it does not shrink, so it goes raw whatever the network takes */
     int64_t asks_ns; /* from then on Python is to be asked; 0: never */
     int64_t used_ns; /* when it was used here last; 0: never */
     int used;        /* since it was last asked */
