@@ -347,9 +347,9 @@ def test_what_was_found_not_to_shrink_goes_raw_whatever_the_network_takes() -> N
             assert bench.python(Read(HANDLE, VERSION, fragment, 0, 1)) is not None
         bench.hot.never_shrinks(bench.key(0))
         bench.hot.never_shrinks(bench.key(5))
-        assert bench.ask(READ)[1]
+        assert bench.ask(Read(HANDLE, VERSION, 0, 0, 4))[1]
         assert not asked
-        assert bench.ask(Read(HANDLE, VERSION, 1, 0, 1))[0] == Ended.LEFT
+        assert bench.ask(Read(HANDLE, VERSION, 1, 0, 4))[0] == Ended.LEFT
 
     in_loop(body)
 
@@ -644,7 +644,7 @@ def test_others_have_their_turn_while_requests_keep_coming() -> None:
 
         def pump() -> None:
             node._socket.setblocking(True)
-            for _ in range(500):
+            while turns < 20:  # for ever, where the others had none
                 node._socket.sendall(framed(READ))
                 left = len(expected)
                 while left:
@@ -658,7 +658,6 @@ def test_others_have_their_turn_while_requests_keep_coming() -> None:
             nursery.start_soon(other)
             await trio.to_thread.run_sync(pump)
             nursery.cancel_scope.cancel()
-        assert turns > 10
 
     in_channel(body)
 

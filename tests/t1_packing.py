@@ -25,7 +25,7 @@ from dadafsd.replies import Reply, blocks_reply
 from dadafsd.store.record import FragmentKey
 from tests.harness.wire import channel_pair, run
 
-SIZE = 5 * BLOCK_SIZE + 123
+SIZE = 5 * LEAST + 123
 TEXT = (b"all happy families are alike; " * (SIZE // 30 + 1))[:SIZE]
 NOISE = random.Random(1).randbytes(SIZE)
 SLOW, FAST = 100_000_000, 5_000_000_000
