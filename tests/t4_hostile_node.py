@@ -194,7 +194,8 @@ def test_no_read_gives_what_is_not_in_the_file(
 def check_blocks(reply: messages.Blocks, payload: bytes, data: bytes, fragment: int, first: int) -> None:
     """What was sent is what is there in the file."""
     start = fragment * messages.DEFAULT_FRAGMENT_SIZE + first * messages.BLOCK_SIZE
-    wanted = [data[start + i * 65536 : start + (i + 1) * 65536] for i in range(len(reply.checksums))]
+    size = messages.BLOCK_SIZE
+    wanted = [data[start + i * size : start + (i + 1) * size] for i in range(len(reply.checksums))]
     assert payload == b"".join(block for i, block in enumerate(wanted) if reply.sent >> i & 1)
 
 
