@@ -13,4 +13,6 @@ def load() -> ModuleType | None:
     except ModuleNotFoundError:
         return None
     module: ModuleType = _dadafsd_hot
+    if not hasattr(module, "Loop"):  # built from older sources, which is as good as not built
+        return None
     return module if module.use_xxh3_of(xxhash._xxhash.__file__) else None
