@@ -66,7 +66,8 @@ class Machine:
         self.program("id", f"#!/bin/sh\necho {user}\n")
         self.program("hello", "#!/bin/sh\necho hello $* from $(pwd)\n", folder=root)
         shutil.copy(REPOSITORY / "run", self.checkout)
-        compiled = [path.parent for part in ("dadafs", "analysis") for path in (REPOSITORY / part).rglob("meson.build")]
+        parts = ("dadafs", "dadafsd", "analysis")
+        compiled = [path.parent for part in parts for path in (REPOSITORY / part).rglob("meson.build")]
         for folder in (REPOSITORY, *compiled):
             place = self.checkout / folder.relative_to(REPOSITORY)
             place.mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,7 @@ class Machine:
                 (place / name).write_text("1\n")
         for name in ("README.md", "LICENSE"):
             (self.checkout / name).touch()
-        for name in ("dadafsd", "docs", "systemd", "completion"):
+        for name in ("docs", "systemd", "completion"):
             (self.checkout / name).mkdir()
 
     def program(self, name: str, text: str, folder: Path | None = None) -> None:
@@ -184,7 +185,8 @@ def test_the_second_call_finds_all_done(tmp_path: Path, user: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", ["pyproject.toml", "meson.build", "analysis/dada/kernels/code.c", "dadafs/native/code.c"]
+    "changed",
+    ["pyproject.toml", "meson.build", "analysis/dada/kernels/code.c", "dadafs/native/code.c", "dadafsd/native/code.c"],
 )
 def test_the_environment_is_made_again_when_what_it_is_made_of_changes(tmp_path: Path, changed: str) -> None:
     machine = Machine(tmp_path, user=0)

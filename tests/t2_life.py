@@ -94,9 +94,13 @@ def test_sighup_takes_new_keys(tmp_path: Path, tree: Path, expected_log: Expecte
 def test_sigusr1_shows_all_stacks(tmp_path: Path, tree: Path, expected_log: ExpectedLog) -> None:
     head = HeadProcess(tmp_path / "head", {"data": tree})
 
-    head.process.send_signal(signal.SIGUSR1)  # at once after `ready`
     shown = ("Stack (most recent call first)", "thread MainThread", "thread the cache directory (writes)-0", "task ")
-    wait_until(lambda: all(text in head.text() for text in shown), "threads and tasks are shown")
+
+    def all_shown() -> bool:
+        head.process.send_signal(signal.SIGUSR1)  # at once after `ready`, and again: not all threads have begun by then
+        return all(text in head.text() for text in shown)
+
+    wait_until(all_shown, "threads and tasks are shown")
     assert head.stop() == 0
     expected_log.add("Traceback|most recent call first")
     head.check_log(expected_log)
