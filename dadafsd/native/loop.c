@@ -80,6 +80,12 @@ static void keep_error(Answers *one)
     Py_XDECREF(trace);
 }
 
+/* Whether its turn ended with requests in the buffer: no event will tell of those, its task goes on with them. */
+static int has_more(const Answers *one)
+{
+    return one->state == TURN && one->turn.start < one->turn.end;
+}
+
 /* Answer what `sock` has; 0, or -1 with an exception. The connection goes to `woken` where Python has to go on. */
 static int answer_one(Loop *self, int sock, PyObject *woken)
 {
@@ -91,7 +97,7 @@ static int answer_one(Loop *self, int sock, PyObject *woken)
     one->state = go_on(one);
     if (one->state < 0)
         keep_error(one);
-    if (one->state < 0 || one->state == LEFT || wait_on(self, one) != 0) {
+    if (one->state < 0 || one->state == LEFT || has_more(one) || wait_on(self, one) != 0) {
         take_out(self, one);
         failed = PyList_Append(woken, (PyObject *)one);
     }
