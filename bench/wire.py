@@ -73,8 +73,8 @@ COLUMNS = (
 ROWS = [
     Row("stat, one at a time", 0, 1),
     Row("stat, 8 at a time", 0, 8),
-    Row("64 KiB, one at a time", BLOCK_SIZE, 1),
-    Row("64 KiB, 8 at a time", BLOCK_SIZE, 8),
+    Row("64 KiB, one at a time", 64 * 1024, 1),
+    Row("64 KiB, 8 at a time", 64 * 1024, 8),
     Row("1 MiB, one at a time", MIB, 1),
     Row("1 MiB, 4 at a time", MIB, 4),
 ]
