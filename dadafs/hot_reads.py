@@ -98,6 +98,8 @@ class HotReads:
         if self._aside and now - self._active_at > IDLE and fuse_session.hot_give_back():
             self._aside = False
             self._cache.set_aside(0)
+            for opened in self._attached.values():
+                opened.file.cool()  # the next read takes the room anew
 
     # --- attaching -------------------------------------------------------------------------------------------------
 
