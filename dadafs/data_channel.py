@@ -19,7 +19,7 @@ import xxhash
 
 from dadafs.native import fuse_session
 from dadafs.wire.channel import Channel
-from dadafs.wire.client import RequestChannel, _Waiting
+from dadafs.wire.client import RequestChannel
 from dadafs.wire.messages import Message, Read, Version, decode
 
 astuple = msgspec.structs.astuple
@@ -52,13 +52,14 @@ def _usable() -> bool:
     return bool(fuse_session.use_hash(path))
 
 
-_COMPILED = _usable()
+#: Whether data channels are received by the compiled part where they can be.
+COMPILED = _usable()
 
 
 def compiled(channel: RequestChannel) -> RequestChannel:
     """`channel`, received by the compiled part where that can be."""
     plain = channel.channel
-    if not _COMPILED or type(plain) is not Channel or not plain.at_rest:
+    if not COMPILED or type(plain) is not Channel or not plain.at_rest:
         return channel
     return DataChannel(channel)
 
@@ -111,11 +112,6 @@ class DataChannel(RequestChannel):
     def give_up(self, number: int) -> bool:
         """`done` will not be called, nor the buffer written to; False where it was called already."""
         return bool(self._fetches.give_up(number))
-
-    @property
-    def idle(self) -> bool:
-        """Whether a request can be sent now, and none is under way."""
-        return self.channel.closed is None and not self._sends and not self.pending
 
     def hot_file(self, handle: int, version: Version, fragment_size: int, bits: int) -> HotFile:
         """The file that the head holds open as `handle`, for the compiled part to read through this channel.
@@ -176,7 +172,7 @@ class DataChannel(RequestChannel):
         """A reply is here with its payload."""
         self._receiving = None
         message = self._replies.pop(request_id, None)
-        waiting: _Waiting | None = self._waiting.pop(request_id, None)
+        waiting = self._waiting.pop(request_id, None)
         if waiting is None or message is None:
             self._abandoned.discard(request_id)
             return

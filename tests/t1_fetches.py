@@ -34,7 +34,7 @@ from dadafs.wire.messages import (
     encode,
 )
 
-pytestmark = pytest.mark.skipif(not data_channel._COMPILED, reason="the compiled part, or its checksums, are not there")
+pytestmark = pytest.mark.skipif(not data_channel.COMPILED, reason="the compiled part, or its checksums, are not there")
 
 VERSION = Version(66305, 12345678, 512 << 20, 1764000000123456789, 1764000000987654321)
 ATTR = Attr(66305, 12345678, 0o100644, 1, 0, 0, 0, 512 << 20, 8, 4096, 1, 2, 3)

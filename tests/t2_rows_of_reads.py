@@ -21,7 +21,7 @@ MIB = 1 << 20
 FRAGMENTS = 16
 ROUNDS = 12
 
-pytestmark = pytest.mark.skipif(not data_channel._COMPILED, reason="the compiled part, or its checksums, are not there")
+pytestmark = pytest.mark.skipif(not data_channel.COMPILED, reason="the compiled part, or its checksums, are not there")
 
 
 def test_a_row_that_is_longer_than_a_turn(tmp_path: Path, expected_log: ExpectedLog) -> None:

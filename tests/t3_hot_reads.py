@@ -22,7 +22,7 @@ from tests.conftest import Mounted, need_fuse
 from tests.harness.processes import HeadProcess, MountProcess, mounted_tree, wait_until
 from tests.harness.proxy import proxy_to
 
-pytestmark = pytest.mark.skipif(not data_channel._COMPILED, reason="the compiled part, or its checksums, are not there")
+pytestmark = pytest.mark.skipif(not data_channel.COMPILED, reason="the compiled part, or its checksums, are not there")
 
 BLOCK = 64 * 1024
 SIZE = 24 << 20

@@ -101,10 +101,8 @@ static int send_requests(struct fetches *self)
     ssize_t sent = send(self->fd, self->requests, size, MSG_DONTWAIT | MSG_NOSIGNAL);
 
     self->requests_size = 0;
-    if (sent == (ssize_t)size) {
-        self->sent += size;
+    if (sent == (ssize_t)size)
         return 1;
-    }
     if (sent > 0)
         lose(self, "a send was interrupted in the middle of a frame", "");
     return 0; /* where the connection is lost, whoever receives finds out */
@@ -211,7 +209,6 @@ static void payload_is_there(struct fetches *self)
         int plain = self->plain && self->verified == self->blocks.count;
         struct blocks blocks = self->blocks;
 
-        self->odd += !plain || !self->intact;
         end_fetch(self, self->current, plain ? &blocks : NULL, self->intact);
     }
 }

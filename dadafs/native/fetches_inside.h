@@ -34,7 +34,7 @@ struct fetches {
     uint8_t *requests; /* that wait for more to be sent with */
     size_t requests_size;
     unsigned pending, turn;
-    unsigned long long received, sent, odd;
+    unsigned long long received;
     uint8_t *buffer;
     size_t start, end;
     /* the payload that is being received */

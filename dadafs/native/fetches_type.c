@@ -231,10 +231,6 @@ static PyObject *get_count(PyObject *object, void *which)
     switch (*(const char *)which) {
     case 'r':
         return PyLong_FromUnsignedLongLong(self->received);
-    case 's':
-        return PyLong_FromUnsignedLongLong(self->sent);
-    case 'o':
-        return PyLong_FromUnsignedLongLong(self->odd);
     default:
         return PyLong_FromUnsignedLong(self->pending);
     }
@@ -242,8 +238,6 @@ static PyObject *get_count(PyObject *object, void *which)
 
 static PyGetSetDef attributes[] = {
     {"received", get_count, NULL, "Bytes received so far.", "r"},
-    {"sent", get_count, NULL, "Bytes sent from here so far.", "s"},
-    {"odd", get_count, NULL, "Replies that were not what was asked for, or damaged.", "o"},
     {"pending", get_count, NULL, "Requests begun here that are under way.", "p"},
     {NULL, NULL, NULL, NULL, NULL}};
 
