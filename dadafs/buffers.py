@@ -11,8 +11,10 @@ matters; what was never used, or was given back, takes no memory. It asks for no
 from __future__ import annotations
 
 import ctypes
+import functools
 import mmap
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
@@ -22,6 +24,8 @@ from dadafs.policy.runs import FreeRuns
 MAPPED_FROM = 32 * 1024
 #: Buffers of the arena are multiples of this.
 UNIT = 16 * 1024
+#: So many units are given back together.
+AT_ONCE = 64
 #: The arena's size, in budgets.
 ROOM = 2
 _PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -81,6 +85,25 @@ class _Arena:
             self._memory.madvise(_POPULATE_WRITE, start * UNIT, units * UNIT)
         self.backed[start : start + units] = b"\1" * units
 
+    def back_elsewhere(self, start: int, units: int) -> bool:
+        """`back`, in another thread than the one that keeps the books; whether they have pages now.
+
+        The interpreter goes on meanwhile, which it does not during a call of `mmap`'s.
+        """
+        libc = ctypes.CDLL(None)
+        address = ctypes.c_void_p(self._base + start * UNIT)
+        return not libc.madvise(address, ctypes.c_size_t(units * UNIT), _POPULATE_WRITE)
+
+    def first_unbacked(self, most: int) -> tuple[int, int] | None:
+        """(start, length) of some free units without pages, at most so many; None where all free ones have pages."""
+        for start, length in self.free:
+            first = self.backed.find(0, start, start + length)
+            if first >= 0:
+                backed = self.backed.find(1, first, min(start + length, first + most))
+                end = min(start + length, first + most) if backed < 0 else backed
+                return first, end - first
+        return None
+
     def give_up(self, start: int, units: int) -> None:
         """Return the pages of these units to the system."""
         self._memory.madvise(mmap.MADV_DONTNEED, start * UNIT, units * UNIT)
@@ -105,12 +128,13 @@ class BufferPool:
     def __init__(self, budget: int) -> None:
         self._arena = _Arena(ROOM * budget)
         self._limbo: list[Buffer] = []
+        self._preparing = (0, 0)  # start and length, in units
         self.free_bytes = 0
         self.limbo_bytes = 0
 
     def reusable(self, size: int) -> int:
         """How many bytes of `take(size)` would be memory that is free, and not new."""
-        if size < MAPPED_FROM:
+        if size < MAPPED_FROM or not self.free_bytes:
             return 0
         units = -(-size // UNIT)
         start = self._arena.free.next(units)
@@ -145,8 +169,10 @@ class BufferPool:
         else:
             self._recycle(buffer)
 
-    def sweep(self) -> None:
-        """Take back what nobody looks at any more."""
+    def sweep(self) -> bool:
+        """Take back what nobody looks at any more; whether there was anything to look at."""
+        if not self._limbo:
+            return False
         limbo, self._limbo = self._limbo, []
         while limbo:
             buffer = limbo.pop()
@@ -155,19 +181,50 @@ class BufferPool:
             else:
                 self.limbo_bytes -= len(buffer)
                 self._recycle(buffer)
+        return True
 
-    def trim(self, keep: int = 0) -> None:
-        """Return free memory to the system, except what `take(keep)` would use."""
+    def trim(self, most: int | None = None, *, keep: int = 0) -> None:
+        """Return free memory to the system, except what `take(keep)` would use; about `most` bytes where given."""
         arena = self._arena
+        left = self.free_bytes if most is None else min(most, self.free_bytes)
+        if left <= 0:
+            return
         units = -(-keep // UNIT) if keep >= MAPPED_FROM else 0
         kept = arena.free.next(units) if units else None
         for start, length in arena.free:
             if start == kept:
                 start, length = start + units, length - units
-            backed = arena.backed_units(start, length)
-            if backed:
-                arena.give_up(start, length)
+            end = start + length
+            while left > 0 and (start := arena.backed.find(1, start, end)) >= 0:
+                count = min(end - start, AT_ONCE)
+                backed = arena.backed_units(start, count)
+                arena.give_up(start, count)
                 self.free_bytes -= backed * UNIT
+                left -= backed * UNIT
+                start += count
+
+    def prepare(self, size: int) -> Callable[[], bool] | None:
+        """Begin to give pages to some free memory, at most `size` bytes, that has none; None where all has.
+
+        What is returned does it, in any thread, and says whether that worked; `prepared` follows. Until then it is in
+        limbo.
+        """
+        found = self._arena.first_unbacked(max(1, size // UNIT))
+        if found is None:
+            return None
+        self._arena.free.take_at(*found)
+        self._preparing = found
+        self.limbo_bytes += found[1] * UNIT
+        return functools.partial(self._arena.back_elsewhere, *found)
+
+    def prepared(self, worked: bool) -> None:
+        """What `prepare` began is over."""
+        start, units = self._preparing
+        self.limbo_bytes -= units * UNIT
+        self._arena.free.give(start, units)
+        if worked:
+            self._arena.backed[start : start + units] = b"\1" * units
+            self.free_bytes += units * UNIT
 
     def _recycle(self, buffer: Buffer) -> None:
         if isinstance(buffer, ctypes.Array):

@@ -56,6 +56,7 @@ _GAUGES: dict[str, tuple[str, Callable[[Report], float]]] = {
     "dadafs_resident_memory_bytes": ("Resident memory of the mount process", lambda r: r["rss_bytes"]),
     "dadafs_ram_cache_budget_bytes": ("What the RAM cache may use", lambda r: r["ram_cache"]["budget_bytes"]),
     "dadafs_ram_cache_used_bytes": ("What the RAM cache uses", lambda r: r["ram_cache"]["used_bytes"]),
+    "dadafs_ram_cache_ready_bytes": ("Memory that it has at hand", lambda r: r["ram_cache"]["ready_bytes"]),
     "dadafs_open_files": ("Open files", lambda r: r["open"]["open_files"]),
     "dadafs_known_nodes": (
         "Objects that the kernel remembers",

@@ -183,7 +183,7 @@ class MountProcess:
             operations.small_files.start(nursery)
             operations.directories.ahead.start(nursery)
             adapter.in_place.start(nursery)
-            for task in (files.run, notices.run, operations.watch):
+            for task in (cache.prepare, files.run, notices.run, operations.watch):
                 nursery.start_soon(task)
             with self._metrics(report):
                 await self._serve(nursery, adapter, report, self._control(operations, cache, nursery).answer)
@@ -268,7 +268,7 @@ class MountProcess:
             },
         )
         report.add("open", operations.statistics)
-        report.add("ram_cache", lambda: {"budget_bytes": cache.budget, "used_bytes": cache.used})
+        report.add("ram_cache", cache.statistics)
         report.add("kernel", self._kernel_report)
         report.add("counters", operations.counted)
         report.add("fetch_seconds", self._counters.waited)

@@ -24,6 +24,14 @@ EXTENT_OVERHEAD = 1024
 PREFETCH_SHARE = 0.375
 #: Share of the budget that metadata may push data out of.
 METADATA_SHARE = 0.5
+#: Memory is prepared until this share of the budget is in use in some way.
+PREPARED_SHARE = 0.875
+#: So many bytes at a time, of a small budget in so many pieces; and no more than so many are ready at a time.
+PREPARED_AT_ONCE = 2 * 1024 * 1024
+PREPARED_PIECES = 32
+PREPARED = 128 * 1024 * 1024
+#: Whether more is wanted is looked at after so many seconds.
+PREPARED_PAUSE = 0.1
 
 
 def extent_cost(length: int) -> int:
@@ -61,6 +69,11 @@ class RamCache:
         pool = self._pool
         return self._queue.weight + self.in_flight + self.metadata + self._aside + pool.free_bytes + pool.limbo_bytes
 
+    def statistics(self) -> dict[str, int]:
+        """The budget; what of it is used, for data, metadata and what is on its way; and what is memory at hand."""
+        ready = self._pool.free_bytes
+        return {"budget_bytes": self.budget, "used_bytes": self.used - ready, "ready_bytes": ready}
+
     @property
     def held(self) -> int:
         """Bytes of the extents held (data and their overhead)."""
@@ -94,6 +107,29 @@ class RamCache:
         share = int(self.budget * METADATA_SHARE)
         immovable = self.in_flight + self._aside + self._pool.limbo_bytes
         return min(share, self.budget - immovable) - self.metadata
+
+    async def prepare(self) -> None:
+        """Background task: have memory at hand before it is needed, up to a share of the budget, and end.
+
+        Its pages come from the system, which takes longer for them than to receive what they are for
+        (docs/decisions-node.md). So they are asked for while there is time: after mounting, and ahead of readers.
+        """
+        piece = min(PREPARED_AT_ONCE, self.budget // PREPARED_PIECES)
+        while self.used + piece <= int(self.budget * PREPARED_SHARE):
+            if self._pool.free_bytes >= PREPARED:
+                await trio.sleep(PREPARED_PAUSE)
+                continue
+            work = self._pool.prepare(piece)
+            if work is None:
+                return
+            worked = False
+            try:
+                with trio.CancelScope(shield=True):
+                    worked = await trio.to_thread.run_sync(work)
+            finally:
+                self._pool.prepared(worked)
+            if not worked:
+                return  # an older kernel: pages come when they are touched
 
     async def room(self) -> None:
         """Wait until something was given back."""
@@ -298,15 +334,23 @@ class RamCache:
         """Make `cost` bytes fit, with a buffer of `size` bytes among them; False where that is impossible
         now.
         """
-        if self.used + cost - self._pool.reusable(size) <= self.budget:
-            return True
-        self._pool.sweep()
-        self._pool.trim(keep=size)
-        while self.used + cost - self._pool.reusable(size) > self.budget:
+        excess = self._excess(cost, size)
+        if excess > 0 and self._pool.sweep():
+            excess = self._excess(cost, size)
+        while excess > 0:
+            if self._pool.free_bytes:
+                self._pool.trim(excess, keep=size)
+                excess = self._excess(cost, size)
+                if excess <= 0:
+                    break
             if not self._evict_one(spare_unread):
                 return False
-            self._pool.trim(keep=size)
+            excess = self._excess(cost, size)
         return True
+
+    def _excess(self, cost: int, size: int) -> int:
+        """How many bytes beyond the budget `cost` more would be, with a buffer of `size` bytes among them."""
+        return self.used + cost - self._pool.reusable(size) - self.budget
 
     def _evict_one(self, spare_unread: bool) -> bool:
         key = self._queue.evict()

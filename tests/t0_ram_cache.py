@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -98,6 +100,57 @@ def test_trimmed_memory_is_the_system_s_again() -> None:
     pool.trim(keep=MIB)
     assert pool.free_bytes == MIB
     assert resident() < before + 4 * MIB
+
+
+def test_no_more_is_trimmed_than_is_wanted() -> None:
+    pool = BufferPool(64 * MIB)
+    holders = [Holder(pool, MIB) for _ in range(16)]
+    for holder in holders:
+        pool.give(holder)
+    before = resident()
+    pool.trim(3 * MIB, keep=MIB)
+    assert pool.free_bytes == 13 * MIB
+    assert resident() < before - 2 * MIB
+    pool.trim(0)
+    assert pool.free_bytes == 13 * MIB
+    pool.trim(64 * MIB)
+    assert pool.free_bytes == 0
+
+
+def test_memory_can_be_had_before_it_is_needed() -> None:
+    pool = BufferPool(16 * MIB)
+    before = resident()
+    while pool.free_bytes < 8 * MIB and (work := pool.prepare(MIB)) is not None:
+        assert pool.limbo_bytes == MIB
+        pool.prepared(work())
+    assert (pool.free_bytes, pool.limbo_bytes) == (8 * MIB, 0)
+    assert resident() > before + 7 * MIB
+    assert pool.reusable(4 * MIB) == 4 * MIB
+    at_hand = resident()
+    for _ in range(8):
+        view_of(pool.take(MIB))[:] = bytes(MIB)
+    assert resident() < at_hand + MIB
+    assert pool.free_bytes == 0
+
+
+def test_a_cache_prepares_most_of_its_budget_and_gives_it_up_for_what_needs_it() -> None:
+    cache = RamCache(16 * MIB)
+
+    async def prepare() -> None:
+        with trio.fail_after(20):
+            await cache.prepare()
+
+    trio.run(prepare)
+    assert 13 * MIB <= cache.used <= 14 * MIB
+    cache.charge_metadata(4 * MIB)
+    assert 15 * MIB <= cache.used <= 16 * MIB
+    file = cache.file(version(1, size=32 * MIB))
+    for fragment in range(11):
+        extent = cache.begin(file, fragment, 0, BLOCKS)
+        assert extent is not None
+        assert cache.finish(extent, [0] * BLOCKS)
+    assert cache.held > 11 * MIB
+    assert cache.used <= 16 * MIB
 
 
 def test_a_piece_of_another_length_is_made_of_what_is_free() -> None:
@@ -405,6 +458,7 @@ class Budget(RuleBasedStateMachine):
         self.files: list[CachedFile] = [self.cache.file(version(ino, size=6 * MIB + 777)) for ino in (1, 2)]
         self.now = 0.0
         self.mtime = 1
+        self.preparing: Callable[[], bool] | None = None
 
     @rule(
         which=st.integers(0, 1),
@@ -455,6 +509,18 @@ class Budget(RuleBasedStateMachine):
         self.mtime += 1
         self.cache.advance(self.files[which], version(which + 1, size, self.mtime), append=append)
 
+    @rule(size=st.integers(1, MIB))
+    def prepare(self, size: int) -> None:
+        if self.preparing is None and self.cache.used + size <= self.cache.budget:
+            self.preparing = self.cache._pool.prepare(size)
+
+    @precondition(lambda self: self.preparing is not None)
+    @rule(worked=st.booleans())
+    def prepared(self, worked: bool) -> None:
+        assert self.preparing is not None
+        self.cache._pool.prepared(self.preparing() and worked)
+        self.preparing = None
+
     @rule(delta=st.integers(-MIB, MIB))
     def metadata(self, delta: int) -> None:
         if delta <= self.cache.metadata_room:
@@ -483,6 +549,8 @@ class Budget(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.views.clear()
+        if self.preparing is not None:
+            self.cache._pool.prepared(False)
         for extent in self.flying:
             self.cache.abandon(extent)
         self.flying.clear()

@@ -36,6 +36,16 @@ class Runs(RuleBasedStateMachine):
             self.free[start : start + length] = [False] * length
             self.taken.append((start, length))
 
+    @precondition(lambda self: any(self.free))
+    @rule(data=st.data())
+    def take_at(self, data: st.DataObject) -> None:
+        first, whole = data.draw(st.sampled_from(sorted(self.runs)))
+        start = data.draw(st.integers(first, first + whole - 1))
+        length = data.draw(st.integers(1, first + whole - start))
+        self.runs.take_at(start, length)
+        self.free[start : start + length] = [False] * length
+        self.taken.append((start, length))
+
     @precondition(lambda self: self.taken)
     @rule(data=st.data())
     def give(self, data: st.DataObject) -> None:

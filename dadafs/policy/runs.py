@@ -42,6 +42,15 @@ class FreeRuns:
                 self._add(start + length, whole - length)
         return start
 
+    def take_at(self, start: int, length: int) -> None:
+        """Units `start` .. `start + length - 1`, which lie within one free run, are free no longer."""
+        first, whole = next(run for run in self._lengths.items() if run[0] <= start and start + length <= sum(run))
+        self._remove(first)
+        if start > first:
+            self._add(first, start - first)
+        if first + whole > start + length:
+            self._add(start + length, first + whole - start - length)
+
     def give(self, start: int, length: int) -> None:
         """Units `start` .. `start + length - 1`, which were taken, are free again."""
         end = start + length
