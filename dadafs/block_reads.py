@@ -77,7 +77,9 @@ class BlockReads:
                 return self._received(reply, receiver, trio.current_time() - asked_at)
         raise self._session.no_answer(b"")
 
-    def read_now(self, read: Read, sink: memoryview, generation: int, answered: Answered) -> Callable[[], bool] | None:
+    def read_now(
+        self, read: Read, sink: memoryview, generation: int, answered: Answered, now: float
+    ) -> Callable[[], bool] | None:
         """`read` without a task, where a data channel takes the request at once; else None, and nothing was asked.
 
         `answered` is called once, later, with the blocks, decoded into `sink`, and whether they were verified; or with
@@ -89,9 +91,9 @@ class BlockReads:
             return None
         channel = slot.channel
         if isinstance(channel, DataChannel) and not channel.packs:
-            give_up = self._fetch_now(channel, slot, read, sink, answered)
+            give_up = self._fetch_now(channel, slot, read, sink, answered, now)
         else:
-            give_up = self._call_now(channel, slot, read, sink, answered)
+            give_up = self._call_now(channel, slot, read, sink, answered, now)
         if give_up is None:
             return None
         self._counters.requests += 1
@@ -122,11 +124,10 @@ class BlockReads:
             channel.cork(False)
 
     def _fetch_now(
-        self, channel: DataChannel, slot: Slot, read: Read, sink: memoryview, answered: Answered
+        self, channel: DataChannel, slot: Slot, read: Read, sink: memoryview, answered: Answered, asked_at: float
     ) -> Callable[[], bool] | None:
         """The compiled part asks, receives and verifies."""
         size = len(sink)
-        asked_at = trio.current_time()
 
         def landed(checksums: list[int] | None, intact: bool, settled: bool, tier: str) -> None:
             slot.outstanding = max(0, slot.outstanding - size)
@@ -142,10 +143,9 @@ class BlockReads:
         return (lambda: channel.give_up(number)) if number else None
 
     def _call_now(
-        self, channel: RequestChannel, slot: Slot, read: Read, sink: memoryview, answered: Answered
+        self, channel: RequestChannel, slot: Slot, read: Read, sink: memoryview, answered: Answered, asked_at: float
     ) -> Callable[[], bool] | None:
         receiver = _Receiver(sink)
-        asked_at = trio.current_time()
 
         def settled(reply: Message | None, error: Exception | None) -> None:
             slot.outstanding = max(0, slot.outstanding - len(sink))

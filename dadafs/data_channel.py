@@ -79,6 +79,7 @@ class DataChannel(RequestChannel):
         self._replies: dict[int, Message] = {}  # whose payload is being received
         assert fuse_session is not None
         self._fetches = fuse_session.Fetches(self.channel.socket.fileno(), self._take, self._landed)
+        self.channel.gate = self._fetches.gate
 
     @property
     def pending(self) -> int:
@@ -141,7 +142,7 @@ class DataChannel(RequestChannel):
                 if self._fetches.receive():
                     await trio.lowlevel.checkpoint()
                 else:
-                    await trio.lowlevel.wait_readable(self.channel.socket)
+                    await trio.lowlevel.wait_readable(self._fetches.gate)
         except ConnectionError as error:
             self.channel.close(str(error))
         except ValueError as error:

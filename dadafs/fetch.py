@@ -64,9 +64,9 @@ class Fetcher:
         raise OSError(errno.EIO, "damaged data, time and again", os.fsdecode(file.path))
 
     def fill_now(
-        self, file: RemoteFile, extent: Extent, filled: Callable[[bool | None], None]
+        self, file: RemoteFile, extent: Extent, filled: Callable[[bool | None], None], asked_at: float
     ) -> Callable[[], bool] | None:
-        """`fill` without a task, where the file has a handle and a data channel takes the request at once; else None.
+        """`fill` without a task, now (`asked_at`), where the file has a handle and a data channel takes it; else None.
 
         `filled` is called once, later, with what `fill` would return, or with None where it has to be filled by `fill`
         for whatever reason. The function returned gives it up; False where `filled` was called already.
@@ -74,7 +74,6 @@ class Fetcher:
         known = Known(extent.file, extent)
         if known.checksums or not file.has_handle:
             return None
-        asked_at = trio.current_time()
         handle, generation = file.held_handle
 
         def answered(reply: Blocks | None, verified: bool) -> None:
@@ -87,7 +86,7 @@ class Fetcher:
 
         ahead = extent.prefetched and extent.unread
         request = Read(handle, extent.file.version, extent.fragment, extent.first, extent.count, prefetch=ahead)
-        return self._session.blocks.read_now(request, extent.view(), generation, answered)
+        return self._session.blocks.read_now(request, extent.view(), generation, answered, asked_at)
 
     def _take(self, file: RemoteFile, extent: Extent, reply: Blocks, known: Known, asked_at: float) -> bool | None:
         """Hold what came, as `fill` does; None where it is damaged, or of another version."""

@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import trio
@@ -30,6 +30,8 @@ from dadafs.kernel_size import ask, kernel_size
 from dadafs.kernel_tuning import CONGESTION_THRESHOLD, MAX_BACKGROUND
 from dadafs.node import ROOT_ID
 from dadafs.operations import Operations
+from dadafs.pieces import joined
+from dadafs.scheduled import Scheduled
 from dadafs.squash import Squash
 from dadafs.virtual_files import VirtualFiles
 
@@ -329,7 +331,9 @@ class FuseAdapter(pyfuse3.Operations):
         if self.readahead is not None:
             self.readahead.read(handle, offset, length)
         data = self._operations.read_known(handle, offset, length)
-        return await self.guard.within(self._operations.read(handle, offset, length)) if data is None else data
+        if data is not None:
+            return joined(data)
+        return await self.guard.within(self._operations.read(handle, offset, length))
 
     @guarded("N10")
     async def release(self, handle: int) -> None:
@@ -437,21 +441,33 @@ def answered_in_place() -> int:
     return int(fuse_session.answered()) if fuse_session is not None and hasattr(fuse_session, "answered") else 0
 
 
-def _watch_the_loop() -> None:
-    """Tell the compiled part how to see that the loop has something else to do; without that it waits for nothing."""
+@contextlib.contextmanager
+def _watched_loop(handling: set[trio.lowlevel.Task]) -> Iterator[None]:
+    """Tell the compiled part how to see that the loop has something else to do; without that it waits for nothing.
+
+    `handling`: the tasks that answer a request. Others of pyfuse3's do nothing but wait for the next one.
+    """
     if fuse_session is None or not hasattr(fuse_session, "watch"):
+        yield
         return
+    scheduled = Scheduled()
+    trio.lowlevel.add_instrument(scheduled)
     try:
-        runner = trio._core._run.GLOBAL_RUN_CONTEXT.runner  # there is no public way to ask for either
-        fuse_session.watch(runner.io_manager._epoll.fileno(), runner.runq)
+        runner = trio._core._run.GLOBAL_RUN_CONTEXT.runner  # there is no public way to ask for its descriptor
+        fuse_session.watch(runner.io_manager._epoll.fileno(), scheduled.tasks, handling)
     except AttributeError:
-        fuse_session.watch(-1, None)
+        fuse_session.watch(-1, scheduled.tasks, handling)
+    try:
+        yield
+    finally:
+        fuse_session.watch(-1, scheduled.tasks, handling)
+        trio.lowlevel.remove_instrument(scheduled)
 
 
-async def serve() -> None:
-    """Answer requests until the file system is unmounted or `stop` is called."""
-    _watch_the_loop()
-    await pyfuse3.main(min_tasks=2, max_tasks=256)
+async def serve(handling: set[trio.lowlevel.Task]) -> None:
+    """Answer requests until the file system is unmounted or `stop` is called; `handling` as the interrupts have it."""
+    with _watched_loop(handling):
+        await pyfuse3.main(min_tasks=2, max_tasks=256)
 
 
 def stop() -> None:

@@ -21,6 +21,7 @@ from dadafs.listing import Page
 from dadafs.native import fuse_session
 from dadafs.node import ROOT_ID
 from dadafs.operations import Operations
+from dadafs.pieces import Data
 from dadafs.virtual_files import FOLDER, VirtualFiles
 
 NAMES = (
@@ -41,7 +42,6 @@ NAMES = (
 )
 ACLS = {ACCESS_ACL, DEFAULT_ACL}
 _NO_VALUE = {errno.ENODATA, errno.ENOTSUP}
-Data = bytes | memoryview
 
 
 def _nothing(*_: object) -> None:
@@ -69,6 +69,8 @@ class InPlace:
         self._nursery: trio.Nursery | None = None
         self._reply: Callable[[object, Data], object] = getattr(fuse_session, "reply", _nothing)
         self._fail: Callable[[object, int], object] = getattr(fuse_session, "fail", _nothing)
+        if fuse_session is not None and hasattr(fuse_session, "afterwards"):
+            operations.reader.afterwards = fuse_session.afterwards
         self._packs = hasattr(fuse_session, "entries")  # and takes the content of a file with an open
 
     def start(self, nursery: trio.Nursery) -> None:

@@ -51,6 +51,7 @@ class Interrupts:
         self._waiting: dict[int, tuple[trio.CancelScope, int]] = {}
         self._later: dict[int, bool] = {}  # requests without a task, and whether they were interrupted
         self._nursery: trio.Nursery | None = None
+        self.handling: set[trio.lowlevel.Task] = set()  #: those that answer a request
 
     def start(self, nursery: trio.Nursery) -> None:
         """Those that live with their first signal are looked at again in tasks of `nursery`."""
@@ -64,9 +65,12 @@ class Interrupts:
         with trio.CancelScope() as scope:
             if number:
                 self._waiting[number] = scope, thread
+            task = trio.lowlevel.current_task()
+            self.handling.add(task)
             try:
                 yield scope
             finally:
+                self.handling.discard(task)
                 self._waiting.pop(number, None)
 
     def later(self) -> tuple[int, int]:

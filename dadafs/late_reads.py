@@ -53,16 +53,21 @@ class LateReads:
         return not self._running or len(self._pending) >= MOST
 
     def begin(
-        self, file: RemoteFile, flight: Flight, over: Callable[[bool | None], None], patience: float = PATIENCE
+        self,
+        file: RemoteFile,
+        flight: Flight,
+        over: Callable[[bool | None], None],
+        now: float,
+        patience: float = PATIENCE,
     ) -> bool:
-        """Ask for the flight's extent; False where that cannot be done at once.
+        """Ask for the flight's extent, `now`; False where that cannot be done at once.
 
         `over` is called once, later: with whether the extent is kept, `flight.view` its verified data, or with None
         where it was not filled, within `patience` seconds.
         """
-        late = _Late(flight, over, trio.current_time() + patience)
+        late = _Late(flight, over, now + patience)
         flight.view = flight.extent.view()
-        late.give_up = self._fetcher.fill_now(file, flight.extent, lambda kept: self._filled(late, kept))
+        late.give_up = self._fetcher.fill_now(file, flight.extent, lambda kept: self._filled(late, kept), now)
         if late.give_up is None:
             flight.view = None
             return False

@@ -325,7 +325,7 @@ class MountProcess:
             async with trio.open_nursery() as inner:
                 inner.start_soon(self._handle_signals, inner)
                 inner.start_soon(self._announce, inner, adapter, report, more)
-                await fuse_adapter.serve()
+                await fuse_adapter.serve(adapter.guard.interrupts.handling)
                 self._refuse_to_vanish()
                 unmount = True  # ended in order: unmounted already, or to be unmounted now
                 notify("STOPPING=1")

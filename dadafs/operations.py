@@ -24,6 +24,7 @@ from dadafs.directories import Directories
 from dadafs.hot_reads import HotReads
 from dadafs.kernel_cache import KernelCache, Told
 from dadafs.node import Belief, Directory, Node, State, state_of
+from dadafs.pieces import Data, length_of
 from dadafs.policy.prefetch import Streams
 from dadafs.reader import Reader
 from dadafs.remote_file import RemoteFile, RemoteFiles
@@ -331,19 +332,22 @@ class Operations(Attributes):
             process.bytes += size
         return extent.view()[:size]
 
-    def read_known(self, handle: int, offset: int, length: int) -> bytes | memoryview | None:
-        """`read`, where nothing has to be waited for."""
+    def read_known(self, handle: int, offset: int, length: int) -> Data | None:
+        """`read`, where nothing has to be waited for; maybe in pieces."""
         opened = self._handles[handle]
         file = opened.file
         data = self.reader.read_at_once(file, self._streams(opened), offset, length)
-        if data is None or (len(data) != length and not self._ends_there(opened.node, offset + len(data))):
+        if data is None:
+            return None
+        size = length_of(data)
+        if size != length and not self._ends_there(opened.node, offset + size):
             return None
         if not file.settled:
             opened.node.doubtful = True
         process = opened.process
         if process is not None:
             process.reads += 1
-            process.bytes += len(data)
+            process.bytes += size
         return data
 
     def _ends_there(self, node: Node, end: int) -> bool:

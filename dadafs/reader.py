@@ -19,6 +19,7 @@ import logging
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 
 import trio
 
@@ -28,6 +29,7 @@ from dadafs.counters import Counters
 from dadafs.fetch import Fetcher, VersionChanged
 from dadafs.flight import Flight, in_flight, landed, missing, taken_off
 from dadafs.late_reads import AHEAD_PATIENCE, LateReads
+from dadafs.pieces import Data, Pieces, joined
 from dadafs.policy.prefetch import LONGEST_WINDOW, Advice, Streams, likes_both_ends
 from dadafs.ram_cache import PREFETCH_SHARE, RamCache
 from dadafs.remote_file import RemoteFile
@@ -60,6 +62,8 @@ class Reader:
         self._active: dict[Streams, float] = {}  # streams with a window, and when they last prefetched
         self._pruned_at = 0.0
         self._turn = trio.Lock()  # of the reader that is next to get room
+        #: Calls something a moment later, once a reply is on its way, and says so; or does nothing, and says that.
+        self.afterwards: Callable[[Callable[[], None]], bool] = lambda _work: False
         session.on_connection(self._connected)
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -132,7 +136,7 @@ class Reader:
         """
         data = self.read_at_once(file, streams, offset, length)
         if data is not None:
-            return data
+            return joined(data)
         now = trio.current_time()
         deadline = math.nan
         if not file.live(now):
@@ -140,7 +144,7 @@ class Reader:
             await file.refresh(deadline)
             data = self.read_at_once(file, streams, offset, length)
             if data is not None:
-                return data
+                return joined(data)
         streams.cap = self._share(now)
         advice = streams.note(offset, length, file.size)
         deadline = self._session.deadline() if math.isnan(deadline) else deadline
@@ -148,8 +152,11 @@ class Reader:
             await file.handle(deadline)  # a small file comes whole with its open
         return await self._through_changes(file, streams, offset, length, advice, deadline)
 
-    def read_at_once(self, file: RemoteFile, streams: Streams, offset: int, length: int) -> bytes | memoryview | None:
-        """`read`, where the answer is in memory and may be believed; otherwise None, and nothing was noted."""
+    def read_at_once(self, file: RemoteFile, streams: Streams, offset: int, length: int) -> Data | None:
+        """`read`, where the answer is in memory and may be believed; otherwise None, and nothing was noted.
+
+        In pieces where it lies in more than one extent.
+        """
         now = trio.current_time()
         if not file.live(now):
             return None
@@ -162,9 +169,9 @@ class Reader:
         streams.cap = self._share(now)
         advice = streams.note(offset, length, file.size)
         self._counters.hit += 1
-        self._counters.hit_bytes += len(data)
+        self._counters.hit_bytes += end - offset
         if advice.ranges:
-            self._prefetch(file, streams, advice.ranges)
+            self._prefetch_soon(file, streams, advice.ranges)
         return data
 
     def read_later(
@@ -182,7 +189,7 @@ class Reader:
         flight = None if self._late.full else self._lone_flight(file, _Wanted(offset, end, end))
         if flight is None:
             return False
-        if not self._late.begin(file, flight, lambda kept: self._landed_late(flight, offset, end, kept, done)):
+        if not self._late.begin(file, flight, lambda kept: self._landed_late(flight, offset, end, kept, done), now):
             flight.error = _Abandoned()
             self._cache.abandon(flight.extent)
             landed(file.cached, flight)
@@ -190,7 +197,7 @@ class Reader:
         streams.cap = self._share(now)
         advice = streams.note(offset, length, file.size)
         if advice.ranges:
-            self._prefetch(file, streams, advice.ranges)
+            self._prefetch_soon(file, streams, advice.ranges)
         return True
 
     def _landed_late(
@@ -237,7 +244,7 @@ class Reader:
         path = os.fsdecode(file.path)
         raise OSError(errno.EIO, "the file never stands still for as long as a read takes", path)
 
-    def _from_cache(self, cached: CachedFile, offset: int, end: int, now: float) -> bytes | memoryview | None:
+    def _from_cache(self, cached: CachedFile, offset: int, end: int, now: float) -> memoryview | Pieces | None:
         """The bytes, where the cache has all of them."""
         unit = self._cache.fragment_size
         fragment = offset // unit
@@ -255,7 +262,7 @@ class Reader:
                 return None
             parts.append(data)
             offset = base = stop
-        return b"".join(parts)
+        return tuple(parts)
 
     def _part(self, extent: Extent, start: int, end: int) -> memoryview:
         """Bytes `start` .. `end - 1` of the extent's fragment, which lie within the extent."""
@@ -425,18 +432,25 @@ class Reader:
     # --- prefetch
     # --------------------------------------------------------------------------------------------------
 
+    def _prefetch_soon(self, file: RemoteFile, streams: Streams, ranges: list[tuple[int, int]]) -> None:
+        """`_prefetch`, for which the program that reads need not wait."""
+        work = partial(self._prefetch, file, streams, ranges)
+        if not self.afterwards(work):
+            work()
+
     def _prefetch(self, file: RemoteFile, streams: Streams, ranges: list[tuple[int, int]]) -> None:
         """Start fetching what is missing of these byte ranges, as far as the budget allows."""
         if self._nursery is None or not self._session.connected:
             return
-        self._active[streams] = trio.current_time()
+        now = self._active[streams] = trio.current_time()
         if len(ranges) == 1:
-            self._prefetch_all(file, streams, ranges)
+            self._prefetch_all(file, streams, ranges, now)
             return
         with self._session.blocks.together():
-            self._prefetch_all(file, streams, ranges)
+            self._prefetch_all(file, streams, ranges, now)
 
-    def _prefetch_all(self, file: RemoteFile, streams: Streams, ranges: list[tuple[int, int]]) -> None:
+    def _prefetch_all(self, file: RemoteFile, streams: Streams, ranges: list[tuple[int, int]], now: float) -> None:
+        deadline = self._session.deadline()
         unit = self._cache.fragment_size
         cached = file.cached
         for start, stop in ranges:
@@ -452,15 +466,14 @@ class Reader:
                         return
                     flight = self._take_off(cached, extent, prefetch=True)
                     self._counters.prefetched += 1
-                    self._fly_ahead(file, flight)
+                    self._fly_ahead(file, flight, now, deadline)
 
-    def _fly_ahead(self, file: RemoteFile, flight: Flight) -> None:
+    def _fly_ahead(self, file: RemoteFile, flight: Flight, now: float, deadline: float) -> None:
         """Begin a prefetch: without a task, where nothing is in the way and nothing goes wrong.
 
         A reader may come to wait for it, so that both ways together have the time of one.
         """
-        deadline = self._session.deadline()
-        patience = min(AHEAD_PATIENCE, (deadline - trio.current_time()) / 2)
+        patience = min(AHEAD_PATIENCE, (deadline - now) / 2)
 
         def over(kept: bool | None) -> None:
             if kept is None:
@@ -473,7 +486,7 @@ class Reader:
             assert self._nursery is not None
             self._nursery.start_soon(self._fly, file, flight, deadline)
 
-        if self._late.full or not self._late.begin(file, flight, over, patience):
+        if self._late.full or not self._late.begin(file, flight, over, now, patience):
             by_task()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -378,3 +379,25 @@ def test_a_hot_file_bounds_what_it_is_told(pair: Pair) -> None:
     assert hot.usable
     pair.fetches.close()
     assert not hot.usable
+
+
+def test_a_descriptor_tells_that_there_is_something_to_receive(pair: Pair) -> None:
+    def told() -> bool:
+        return bool(select.select([pair.fetches.gate], [], [], 0)[0])
+
+    assert not told()
+    data = os.urandom(BLOCK_SIZE)
+    asked = pair.fetch(bytearray(len(data)))
+    pair.head.sendall(frame.pack(Kind.REPLY, asked.number, encode(blocks_of(data)), len(data)))
+    assert told()
+    pair.receive()
+    assert not told()
+    pair.head.sendall(data)
+    assert told()
+    pair.receive()
+    assert asked.outcomes
+    assert not told()
+    pair.head.close()
+    assert told()
+    pair.fetches.close()
+    assert pair.fetches.gate == -1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 import trio
 
-from dadafs.policy.prefetch import NEIGHBOURHOOD
+from dadafs.policy.prefetch import NEIGHBOURHOOD, Streams
 from dadafs.wire.messages import BLOCK_SIZE, Read
 from tests.harness.reading import BIG, FILES, MIB, leftover, run, whole
 from tests.harness.scripted_head import after, scripted_node, settle, until
@@ -69,6 +70,41 @@ def test_a_second_read_needs_no_head() -> None:
             assert await whole(node, file) == first
             assert head.count(Read) == 0
             assert node.counters.hit_bytes >= len(BIG)
+
+    run(test)
+
+
+def test_what_lies_in_two_fragments_is_handed_over_as_it_is() -> None:
+    async def test() -> None:
+        async with scripted_node(FILES) as (_, node):
+            file = await node.open(b"big")
+            content = await whole(node, file)
+            streams = node.reader.open_streams(file)
+            pieces = node.reader.read_at_once(file, streams, MIB - 5000, 2 * MIB)
+            assert isinstance(pieces, tuple)
+            assert [len(piece) for piece in pieces] == [5000, MIB, MIB - 5000]
+            assert b"".join(pieces) == content[MIB - 5000 :][: 2 * MIB]
+            assert isinstance(node.reader.read_at_once(file, streams, MIB, MIB), memoryview)
+
+    run(test)
+
+
+def test_a_program_does_not_wait_for_what_is_asked_for_ahead() -> None:
+    async def test() -> None:
+        async with scripted_node(FILES, prefetch=True) as (_, node):
+            file = await node.open(b"big")
+            streams = node.reader.open_streams(file)
+            later: list[Callable[[], None]] = []
+            for start in (0, MIB // 2):
+                await node.reader.read(file, streams, start, MIB // 2)
+            await until(lambda: node.reader.read_at_once(file, Streams(MIB), MIB, MIB), "the next fragment is there")
+            ahead = node.counters.prefetched
+            node.reader.afterwards = lambda work: later.append(work) or True
+            assert node.reader.read_at_once(file, streams, MIB, MIB) is not None
+            assert node.counters.prefetched == ahead
+            assert len(later) == 1
+            later.pop()()
+            assert node.counters.prefetched > ahead
 
     run(test)
 

@@ -100,6 +100,29 @@ def test_random_reads_of_a_cached_file_are_right(mounted: Mounted) -> None:
         os.close(fd)
 
 
+def test_a_read_across_fragments_is_answered_in_place(mounted: Mounted) -> None:
+    content = random.Random(2).randbytes(4 << 20)
+    (mounted.tree / "file").write_bytes(content)
+    path = mounted.mnt / "file"
+    assert path.read_bytes() == content
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        before = in_place(mounted.mnt)
+        for turn in range(100):
+            offset, length = (1 + turn % 3 << 20) - 4096 * (1 + turn), 4096 * (2 + 2 * turn)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            assert os.pread(fd, length, offset) == content[offset : offset + length]
+        assert in_place(mounted.mnt) - before >= 90
+    finally:
+        os.close(fd)
+
+
+def test_nothing_is_put_off_where_no_read_is_being_answered() -> None:
+    assert fuse_session is not None
+    assert fuse_session.afterwards(lambda: None) is False
+
+
 def test_attributes_are_those_of_the_tree(mounted: Mounted) -> None:
     tree = mounted.tree / "dir"
     tree.mkdir()

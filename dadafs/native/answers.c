@@ -4,10 +4,7 @@
  * Python. pyfuse3 spends several times that on each: a coroutine, a lock, a task that is woken, and an epoll for the
  * next request. Here the handlers of the hot requests first call a plain Python function. What it returns is the reply;
  * where it returns None, or raises, pyfuse3's own handler runs as if nothing had been asked. After a reply given in
- * place the next request is taken at once where there is one, or comes within some microseconds: a program that reads a
- * file sends one after the other. After `TURN_NS` at most the loop has its turn.
- *
- * While a program is busy with a reply, `idle` is called instead of waiting only: it does a piece of work that is due.
+ * place the next request is taken without the loop: see turns.c.
  *
  * A read may also be answered later: where the function returns True it has kept the request that it was given, and calls
  * `reply` or `fail` with it, once. A request that is dropped without that is answered with EIO, so nobody waits for ever.
@@ -16,36 +13,24 @@
  * be found, or pyfuse3 was built in another way, nothing of this is called and everything works as it does without.
  */
 #include "answers.h"
-#include "fetches.h"
 #include "hot_reads.h"
+#include "turns.h"
 
-#include <dlfcn.h>
 #include <errno.h>
-#include <poll.h>
-#include <sched.h>
 #include <stdint.h>
 #include <string.h>
-#include <time.h>
+#include <sys/uio.h>
 
-#define TURN_NS 1000000  /* requests are answered in a row for so long at most */
-#define LONG_TURN_NS 2000000 /* or, where the loop has nothing else to do, for so long: its timers go late by that */
-#define WATCH_NS 40000   /* how long the next request is waited for before the loop is asked */
 #define BULK (64 << 10) /* after a reply of more bytes than this the next request is not waited for */
-#define DISCOURAGED 8    /* after so many requests in a row that did not come, it is waited for only now and then */
-#define NOW_AND_THEN 32
-#define CHANNELS_WATCHED 16
-#define PIECES 8         /* of other work, of a few dozen microseconds each, are done instead of waiting */
+#define PIECES 64       /* of a read, at most; each lies in another fragment */
 
 static const char *const names[COUNT] = {"lookup", "getattr",  "open",    "read",    "release",
                                          "forget", "getxattr", "opendir", "readdir", "releasedir", "idle",
                                          "number",   "interrupt", "retry"};
 static PyObject *callables[COUNT];
 static struct fuse_lowlevel_ops inner;
-static int in_place;             /* whether the request processed last was answered here, or will be */
-static int awaited;              /* whether a program now has what it takes to send the next one */
 static unsigned long long total; /* requests answered here */
 static uintptr_t mount_number;   /* requests of another mount than this one are gone */
-static struct fuse_session *current; /* whose requests are being processed */
 
 /* --- Python's answers ------------------------------------------------------------------------------------------ */
 
@@ -99,19 +84,47 @@ PyObject *answers_request(fuse_req_t req)
     return capsule;
 }
 
+/* Answer a read with `data`, a buffer or a tuple of some that follow each other; how many bytes, or -1 where it is
+ * neither and nothing was answered. */
+static Py_ssize_t reply_with(fuse_req_t req, PyObject *data)
+{
+    Py_ssize_t count = PyTuple_Check(data) ? PyTuple_GET_SIZE(data) : 1, size = 0, got = 0;
+    Py_buffer buffers[PIECES];
+    struct iovec parts[PIECES];
+
+    for (; got < count && got < PIECES; got++) {
+        PyObject *one = PyTuple_Check(data) ? PyTuple_GET_ITEM(data, got) : data;
+
+        if (PyObject_GetBuffer(one, &buffers[got], PyBUF_CONTIG_RO) != 0)
+            break;
+        parts[got] = (struct iovec){buffers[got].buf, (size_t)buffers[got].len};
+        size += buffers[got].len;
+    }
+    if (got < count) {
+        size = -1;
+        PyErr_Clear();
+    } else {
+        fuse_reply_iov(req, parts, (int)count);
+    }
+    while (got > 0)
+        PyBuffer_Release(&buffers[--got]);
+    return size;
+}
+
 PyObject *answers_reply(PyObject *module, PyObject *arguments)
 {
-    PyObject *capsule;
-    Py_buffer data;
+    PyObject *capsule, *data;
     fuse_req_t req;
 
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "Oy*", &capsule, &data))
+    if (!PyArg_ParseTuple(arguments, "OO", &capsule, &data))
         return NULL;
     req = taken(capsule);
-    if (req)
-        fuse_reply_buf(req, data.buf, (size_t)data.len);
-    PyBuffer_Release(&data);
+    if (req && reply_with(req, data) < 0) {
+        fuse_reply_err(req, EIO);
+        PyErr_SetString(PyExc_TypeError, "a read is answered with buffers");
+        return NULL;
+    }
     return PyBool_FromLong(req != NULL);
 }
 
@@ -134,7 +147,7 @@ PyObject *answers_fail(PyObject *module, PyObject *arguments)
 
 static void answered(void)
 {
-    in_place = awaited = 1;
+    turn.in_place = turn.awaited = 1;
     total++;
 }
 
@@ -230,7 +243,7 @@ static int stored(fuse_ino_t ino, PyObject *content)
     }
     vector.buf[0].mem = data.buf;
     vector.buf[0].size = (size_t)data.len;
-    failed = fuse_lowlevel_notify_store(current, ino, 0, &vector, 0);
+    failed = fuse_lowlevel_notify_store(turn.session, ino, 0, &vector, 0);
     PyBuffer_Release(&data);
     return !failed;
 }
@@ -256,10 +269,48 @@ static void open_(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     Py_XDECREF(answer);
 }
 
+/* What `read` wants done once its reply is on its way. */
+static int asking;
+static PyObject *due;
+
+PyObject *answers_afterwards(PyObject *module, PyObject *work)
+{
+    (void)module;
+    if (!asking || due)
+        Py_RETURN_FALSE;
+    due = Py_NewRef(work);
+    Py_RETURN_TRUE;
+}
+
+static PyObject *ask_read(uint64_t handle, size_t size, off_t offset, PyObject *request)
+{
+    PyObject *answer;
+
+    asking = 1;
+    answer = answers_ask(READ, Py_BuildValue("(KLnO)", (unsigned long long)handle, (long long)offset, (Py_ssize_t)size,
+                                             request));
+    asking = 0;
+    return answer;
+}
+
+static void do_what_is_due(void)
+{
+    PyObject *work = due, *result;
+
+    if (!work)
+        return;
+    due = NULL;
+    result = PyObject_CallNoArgs(work);
+    if (!result)
+        PyErr_WriteUnraisable(work);
+    Py_XDECREF(result);
+    Py_DECREF(work);
+}
+
 static void read_(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
 {
     PyObject *request, *answer = NULL;
-    Py_buffer data;
+    Py_ssize_t sent;
 
     if (hot_read(req, fi->fh, size, offset)) {
         answered();
@@ -267,31 +318,29 @@ static void read_(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, str
     }
     request = answers_request(req);
     if (request)
-        answer = answers_ask(READ, Py_BuildValue("(KLnO)", (unsigned long long)fi->fh, (long long)offset,
-                                                 (Py_ssize_t)size, request));
+        answer = ask_read(fi->fh, size, offset, request);
     if (answer == Py_True) {
         answered();
-        awaited = 0; /* it will be: the program still waits, and so does its reply on the way */
+        turn.awaited = 0; /* it will be: the program still waits, and so does its reply on the way */
         Py_DECREF(answer);
         Py_DECREF(request);
+        do_what_is_due();
         return;
     }
     if (request)
         taken(request);
     else
         PyErr_Clear();
-    if (answer && PyObject_GetBuffer(answer, &data, PyBUF_CONTIG_RO) == 0) {
-        fuse_reply_buf(req, data.buf, (size_t)data.len);
+    if (answer && (sent = reply_with(req, answer)) >= 0) {
         answered();
-        if (data.len > BULK)
-            awaited = 0; /* a program that has so much to look at sends nothing soon, and may need this processor */
-        PyBuffer_Release(&data);
+        if (sent > BULK)
+            turn.awaited = 0; /* a program that has so much to look at sends nothing soon, and may need this processor */
     } else {
-        PyErr_Clear();
         inner.read(req, ino, size, offset, fi);
     }
     Py_XDECREF(request);
     Py_XDECREF(answer);
+    do_what_is_due();
 }
 
 static void release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -401,165 +450,6 @@ void answers_install(struct fuse_lowlevel_ops *ops)
     ops->releasedir = releasedir;
 }
 
-/* --- one request after the other --------------------------------------------------------------------------------- */
-
-static long long now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000000000LL + now.tv_nsec;
-}
-
-/* Whether another processor can be sending the next request while this one waits for it. */
-static int have_company(void)
-{
-    static int known = -1;
-    cpu_set_t mine;
-
-    if (known < 0)
-        known = sched_getaffinity(0, sizeof mine, &mine) != 0 || CPU_COUNT(&mine) > 1;
-    return known;
-}
-
-/* Do a piece of what can wait for a moment like this; 0 where there is nothing. */
-static int idle(void)
-{
-    PyObject *answer = callables[IDLE] ? answers_ask(IDLE, PyTuple_New(0)) : NULL;
-    int busy = answer == Py_True;
-
-    Py_XDECREF(answer);
-    return busy;
-}
-
-/* What else the loop has to do: the descriptor that it sleeps on, and the tasks that can go on. Without them it is not
- * known, and nothing is waited for that goes past it. */
-static int loop_fd = -1;
-static PyObject *runnable;
-
-static int is_wanted(struct pollfd *loop)
-{
-    return !runnable || PyObject_Size(runnable) != 0 || loop->revents != 0;
-}
-
-/* Whether a turn that began then may go on. */
-static int in_turn(long long begun)
-{
-    struct pollfd loop = {.fd = loop_fd, .events = POLLIN};
-    long long spent = now_ns() - begun;
-
-    if (spent < TURN_NS)
-        return 1;
-    return runnable && spent < LONG_TURN_NS && poll(&loop, 1, 0) == 0 && !is_wanted(&loop);
-}
-
-/* The kernel's next request is waited for together with what the head owes: the replies are taken as they come, and the
- * requests that they answer with them. Until the turn ends, or the loop has something else to do. */
-static int another_or_reply(int fd, long long turn_end)
-{
-    struct pollfd fds[2 + CHANNELS_WATCHED];
-
-    while (hot_waiting()) {
-        long long left = turn_end - now_ns();
-        struct timespec patience = {0, left > 0 ? (long)left : 0};
-        int count, got;
-
-        fds[0] = (struct pollfd){.fd = fd, .events = POLLIN};
-        fds[1] = (struct pollfd){.fd = loop_fd, .events = POLLIN};
-        count = fetches_awaited(fds + 2, CHANNELS_WATCHED);
-        Py_BEGIN_ALLOW_THREADS
-        got = ppoll(fds, (nfds_t)count + 2, &patience, NULL);
-        Py_END_ALLOW_THREADS
-        if (got <= 0)
-            return 0;
-        for (int i = 0; i < count; i++)
-            if (fds[2 + i].revents)
-                fetches_receive(fds[2 + i].fd);
-        if (fds[0].revents)
-            return (fds[0].revents & POLLIN) != 0;
-        fds[1].revents = 0;
-        poll(fds + 1, 1, 0); /* what was received just now is no news any more */
-        if (is_wanted(&fds[1]))
-            return 0;
-    }
-    return 2;
-}
-
-/* Whether there is another request, now or, with `patience`, within `WATCH_NS`, or after a piece of other work. */
-static int another(int fd, int patience, long long turn_end)
-{
-    static unsigned disappointed; /* so often in a row */
-    struct pollfd waiting = {.fd = fd, .events = POLLIN};
-    long long end;
-
-    if (runnable && hot_waiting()) {
-        int found = another_or_reply(fd, turn_end);
-
-        if (found < 2)
-            return found;
-        patience = 1;
-    }
-    if (poll(&waiting, 1, 0) > 0)
-        return (waiting.revents & POLLIN) != 0;
-    if (!patience || !have_company())
-        return 0;
-    for (int pieces = 0; pieces < PIECES && idle(); pieces++)
-        if (poll(&waiting, 1, 0) > 0)
-            return (waiting.revents & POLLIN) != 0;
-    if (disappointed >= DISCOURAGED && disappointed % NOW_AND_THEN) {
-        disappointed++;
-        return 0;
-    }
-    end = now_ns() + WATCH_NS;
-    do {
-        if (poll(&waiting, 1, 0) > 0) {
-            disappointed = 0;
-            return (waiting.revents & POLLIN) != 0;
-        }
-    } while (now_ns() < end);
-    disappointed++;
-    return 0;
-}
-
-typedef void process_fn(struct fuse_session *, const struct fuse_buf *);
-typedef int receive_fn(struct fuse_session *, struct fuse_buf *);
-
-static void carry_out(process_fn *process, struct fuse_session *session, const struct fuse_buf *request)
-{
-    in_place = 0;
-    interrupts_before(request);
-    process(session, request);
-    in_place |= interrupts_after(request);
-}
-
-/* What pyfuse3 calls for each request it has received. */
-__attribute__((visibility("default"))) void
-fuse_session_process_buf(struct fuse_session *session, const struct fuse_buf *request)
-{
-    static struct fuse_buf next;
-    static process_fn *process;
-    static receive_fn *receive;
-    long long begun;
-
-    if (!process) {
-        void *libfuse = dlopen("libfuse3.so.3", RTLD_LAZY | RTLD_NOLOAD);
-        *(void **)&receive = dlsym(libfuse, "fuse_session_receive_buf");
-        *(void **)&process = dlsym(libfuse, "fuse_session_process_buf");
-    }
-    current = session;
-    carry_out(process, session, request);
-    if (!in_place || !receive)
-        return;
-    begun = now_ns();
-    while (in_place && in_turn(begun) && !fuse_session_exited(session) &&
-           another(fuse_session_fd(session), awaited, begun + LONG_TURN_NS)) {
-        if (receive(session, &next) <= 0)
-            return; /* interrupted, or the end: pyfuse3 will see it as well */
-        /* what is not answered in place is left for pyfuse3 to wait for, so it is the last */
-        carry_out(process, session, &next);
-    }
-}
-
 /* --- the module's functions --------------------------------------------------------------------------------------- */
 
 PyObject *answers_set(PyObject *module, PyObject *arguments, PyObject *keywords)
@@ -576,20 +466,6 @@ PyObject *answers_set(PyObject *module, PyObject *arguments, PyObject *keywords)
         Py_XINCREF(callable);
         Py_XSETREF(callables[i], callable);
     }
-    Py_RETURN_NONE;
-}
-
-PyObject *answers_watch(PyObject *module, PyObject *arguments)
-{
-    PyObject *tasks;
-    int descriptor;
-
-    (void)module;
-    if (!PyArg_ParseTuple(arguments, "iO", &descriptor, &tasks))
-        return NULL;
-    loop_fd = descriptor;
-    Py_XINCREF(tasks == Py_None ? NULL : tasks);
-    Py_XSETREF(runnable, tasks == Py_None ? NULL : tasks);
     Py_RETURN_NONE;
 }
 

@@ -20,9 +20,6 @@ PyObject *answers_ask(int which, PyObject *arguments);
 /* A new reference to what stands for a request that Python will answer; NULL, with an exception, where there is no memory. */
 PyObject *answers_request(fuse_req_t req);
 
-/* watch(loop, runnable), of the module: see answers.c. */
-PyObject *answers_watch(PyObject *module, PyObject *arguments);
-
 /* Let `ops`, pyfuse3's own, be asked only where Python has no answer at once. */
 void answers_install(struct fuse_lowlevel_ops *ops);
 
@@ -32,6 +29,9 @@ PyObject *answers_set(PyObject *module, PyObject *arguments, PyObject *names);
 /* reply(request, data), fail(request, errno), of the module. */
 PyObject *answers_reply(PyObject *module, PyObject *arguments);
 PyObject *answers_fail(PyObject *module, PyObject *arguments);
+
+/* afterwards(work), of the module: call `work` once the reply to the present read is on its way; whether that will be. */
+PyObject *answers_afterwards(PyObject *module, PyObject *work);
 
 /* entry(name, told, cookie), entries(...), of the module: see entries.c. */
 PyObject *entries_one(PyObject *module, PyObject *arguments);

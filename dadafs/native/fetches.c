@@ -14,6 +14,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -39,6 +40,7 @@ static void end_fetch(struct fetches *self, struct fetch *fetch, const struct bl
 
     fetch->id = 0;
     self->pending--;
+    self->small -= ended.length < SMALL;
     if (self->current == fetch)
         self->current = NULL;
     if (ended.landed && ended.into)
@@ -131,6 +133,7 @@ uint32_t fetches_begin(struct fetches *self, const struct block_request *request
         return 0;
     *fetch = (struct fetch){id, request->count, into, length, landed, whose};
     self->pending++;
+    self->small += length < SMALL;
     return id;
 }
 
@@ -222,6 +225,8 @@ static ssize_t receive_payload(struct fetches *self)
     size_t mine;
 
     self->start = self->end = 0; /* what was in the buffer was used before */
+    if (wanted > PIECE)
+        wanted = PIECE;
     if (!self->into && wanted > sizeof scrap)
         wanted = sizeof scrap;
     parts[0].iov_base = self->into ? self->into + self->done : scrap;
@@ -326,7 +331,9 @@ static ssize_t receive_header(struct fetches *self)
     self->start = 0;
     self->end = have;
     part.iov_base = self->buffer + have;
-    part.iov_len = need - have > READ_AHEAD ? need - have : READ_AHEAD;
+    part.iov_len = self->small ? SMALL : READ_AHEAD; /* a small reply comes whole */
+    if (part.iov_len < need - have)
+        part.iov_len = need - have;
     if (part.iov_len > ROOM + READ_AHEAD - have)
         part.iov_len = ROOM + READ_AHEAD - have;
     got = receive_some(self, &part, 1, 0);
@@ -335,9 +342,9 @@ static ssize_t receive_header(struct fetches *self)
     return got;
 }
 
-int fetches_take(struct fetches *self)
+int fetches_take(struct fetches *self, ssize_t most)
 {
-    ssize_t left = TURN, got = 1;
+    ssize_t left = most, got = 1;
 
     if (self->busy) /* a callback of ours waits for a reply: it must not */
         return 0;
@@ -346,6 +353,8 @@ int fetches_take(struct fetches *self)
     while (left > 0 && got > 0 && !self->over) {
         got = self->in_payload ? receive_payload(self) : receive_header(self);
         left -= got;
+        if (got > 0 && !self->pending && self->start == self->end && !self->in_payload && !self->foreign)
+            got = 0; /* nothing is owed that was not received */
     }
     self->busy = 0;
     left = self->over ? -1 : got > 0;
@@ -365,22 +374,58 @@ int fetches_awaited(struct pollfd *fds, int room)
     return count;
 }
 
-void fetches_receive(int fd)
+static struct fetches *channel_of(int fd)
 {
     for (int i = 0; i < CHANNELS; i++)
-        if (channels[i] && channels[i]->fd == fd && !channels[i]->over) {
-            fetches_take(channels[i]);
-            return;
-        }
+        if (channels[i] && channels[i]->fd == fd && !channels[i]->over)
+            return channels[i];
+    return NULL;
 }
 
-void fetches_enter(struct fetches *self)
+void fetches_receive(int fd)
 {
+    struct fetches *self = channel_of(fd);
+
+    if (self)
+        fetches_take(self, PIECE);
+}
+
+static void set_mask(struct fetches *self, int masked)
+{
+    struct epoll_event event = {.events = masked ? 0 : EPOLLIN};
+
+    if (epoll_ctl(self->gate, EPOLL_CTL_MOD, self->fd, &event) == 0)
+        self->masked = masked;
+}
+
+void fetches_mask(int fd)
+{
+    struct fetches *self = channel_of(fd);
+
+    if (self && !self->masked)
+        set_mask(self, 1);
+}
+
+void fetches_unmask(void)
+{
+    for (int i = 0; i < CHANNELS; i++)
+        if (channels[i] && channels[i]->masked)
+            set_mask(channels[i], 0);
+}
+
+int fetches_enter(struct fetches *self)
+{
+    struct epoll_event event = {.events = EPOLLIN};
+
+    self->gate = epoll_create1(EPOLL_CLOEXEC);
+    if (self->gate < 0 || epoll_ctl(self->gate, EPOLL_CTL_ADD, self->fd, &event) != 0)
+        return -1;
     for (int i = 0; i < CHANNELS; i++)
         if (!channels[i]) {
             channels[i] = self;
-            return;
+            break;
         }
+    return 0;
 }
 
 void fetches_leave(struct fetches *self)
@@ -399,7 +444,9 @@ void fetches_leave(struct fetches *self)
             end_fetch(self, &self->fetch[i], NULL, 0);
     if (self->fd >= 0)
         close(self->fd);
-    self->fd = -1;
+    if (self->gate >= 0)
+        close(self->gate);
+    self->fd = self->gate = -1;
 }
 
 void fetches_divert(struct fetches *self, uint32_t id)

@@ -30,8 +30,12 @@ struct fetches *fetches_of(PyObject *object);
 struct pollfd;
 int fetches_awaited(struct pollfd *fds, int room);
 
-/* Receive what is there on the channel with this descriptor. */
+/* Receive a piece of what is there on the channel with this descriptor. */
 void fetches_receive(int fd);
+
+/* Tell nobody but who asks here that this channel has something; and again of all. */
+void fetches_mask(int fd);
+void fetches_unmask(void);
 
 /* Add the type `Fetches` to the module; 0, or -1. */
 int fetches_add_type(PyObject *module);

@@ -8,10 +8,12 @@
 #define MOST 256u            /* requests under way on one channel */
 #define CHANNELS 64          /* that are looked after */
 #define READ_AHEAD 1024      /* bytes after a payload that are received with it: the next header */
+#define SMALL (18u << 10)    /* replies of fewer bytes are received whole */
 #define MOST_METADATA (64u << 10)
 #define MOST_PAYLOAD (16u << 20)
 #define ROOM (FRAME_HEADER + MOST_METADATA)
 #define MOST_CORKED 64       /* requests that are sent together */
+#define PIECE (256 << 10)    /* and in one call */
 #define TURN (4 << 20)       /* bytes in a row, then others have their turn */
 #define LARGE (64u << 10)    /* from here on the interpreter's lock is given up meanwhile */
 
@@ -27,13 +29,14 @@ struct fetch {
 struct fetches {
     PyObject_HEAD
     int fd, over, broken, held, busy;
+    int gate, masked; /* an epoll descriptor that tells of the channel, but for while `masked` */
     char trouble[160];
     PyObject *take, *landed;
     struct fetch fetch[MOST];
     int corked;
     uint8_t *requests; /* that wait for more to be sent with */
     size_t requests_size;
-    unsigned pending, turn;
+    unsigned pending, small, turn; /* requests under way, of which `small`; where to look for a free one */
     unsigned long long received;
     uint8_t *buffer;
     size_t start, end;
@@ -50,8 +53,8 @@ struct fetches {
     size_t done, length;
 };
 
-/* Look after the channel from now on; or no more, and end what it was asked for. */
-void fetches_enter(struct fetches *self);
+/* Look after the channel from now on, 0, or -1 and errno; or no more, and end what it was asked for. */
+int fetches_enter(struct fetches *self);
 void fetches_leave(struct fetches *self);
 
 /* Send the requests that were begun since the channel was corked. */
@@ -61,7 +64,7 @@ void fetches_flush(struct fetches *self);
 struct fetch *fetches_find(struct fetches *self, uint32_t id);
 
 /* Receive what is there: 1 where more may be there, 0 where nothing is, -1 at the end of the channel. */
-int fetches_take(struct fetches *self);
+int fetches_take(struct fetches *self, ssize_t most);
 
 /* Write no more of the payload of Python's request `id` into its buffer. */
 void fetches_divert(struct fetches *self, uint32_t id);

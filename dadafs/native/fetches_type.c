@@ -105,7 +105,7 @@ static PyObject *give_up(PyObject *object, PyObject *arguments)
 static PyObject *receive(PyObject *object, PyObject *unused)
 {
     struct fetches *self = (struct fetches *)object;
-    int more = fetches_take(self);
+    int more = fetches_take(self, TURN);
 
     (void)unused;
     if (more < 0) {
@@ -173,6 +173,7 @@ static PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *keyword
     self = (struct fetches *)type->tp_alloc(type, 0); /* zeroed */
     if (!self)
         return NULL;
+    self->gate = -1;
     self->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0); /* our own: nobody may close it, or take its number, meanwhile */
     if (self->fd < 0) {
         self->over = 1;
@@ -187,7 +188,11 @@ static PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *keyword
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
-    fetches_enter(self);
+    if (fetches_enter(self) != 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        Py_DECREF(self);
+        return NULL;
+    }
     return (PyObject *)self;
 }
 
@@ -229,6 +234,8 @@ static PyObject *get_count(PyObject *object, void *which)
     struct fetches *self = (struct fetches *)object;
 
     switch (*(const char *)which) {
+    case 'g':
+        return PyLong_FromLong(self->gate);
     case 'r':
         return PyLong_FromUnsignedLongLong(self->received);
     default:
@@ -237,6 +244,7 @@ static PyObject *get_count(PyObject *object, void *which)
 }
 
 static PyGetSetDef attributes[] = {
+    {"gate", get_count, NULL, "A descriptor that is readable when there is something to receive; -1 at the end.", "g"},
     {"received", get_count, NULL, "Bytes received so far.", "r"},
     {"pending", get_count, NULL, "Requests begun here that are under way.", "p"},
     {NULL, NULL, NULL, NULL, NULL}};

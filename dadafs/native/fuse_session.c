@@ -17,6 +17,7 @@
 #include "answers.h"
 #include "fetches.h"
 #include "hot_reads.h"
+#include "turns.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -182,12 +183,14 @@ static PyMethodDef methods[] = {
     {"reply", answers_reply, METH_VARARGS,
      "reply(request, data): answer a read that was kept; whether it could still be answered."},
     {"fail", answers_fail, METH_VARARGS, "fail(request, errno): the same, with an error."},
+    {"afterwards", answers_afterwards, METH_O,
+     "afterwards(work): call it once the reply to the read that is being answered in place is on its way; whether so."},
     {"entry", entries_one, METH_VARARGS, "entry(name, told, cookie) -> one name of a reply to READDIRPLUS."},
     {"entries", entries_many, METH_VARARGS,
      "entries(names, starts, records, first, stop, cookie, room, lasting, passing) -> (bytes, count): names of a page,\n"
      "as many as there is room for; `cookie` is that of the second one."},
-    {"watch", answers_watch, METH_VARARGS,
-     "watch(descriptor, runnable): what tells that the loop has other things to do; see answers.c."},
+    {"watch", turns_watch, METH_VARARGS,
+     "watch(descriptor, runnable, handling): what tells that the loop has other things to do; see turns.c."},
     {"hot_start", hot_start, METH_VARARGS,
      "hot_start(blocks, bounds): keep so many blocks, count waiting times in these buckets (seconds); see hot_reads.c."},
     {"hot_attach", hot_attach, METH_VARARGS,

@@ -133,6 +133,7 @@ class Channel:
         self._sending = trio.Lock()
         self._in_place: InPlace | None = None  # while it waits for requests
         self._closed: str | None = None
+        self.gate: int | None = None  #: a descriptor that somebody waits for in place of the socket
 
     # --- life
     # -------------------------------------------------------------------------------------------------
@@ -178,6 +179,8 @@ class Channel:
             if self._in_place is not None:
                 self._in_place.leave()
             trio.lowlevel.notify_closing(self._socket)
+            if self.gate is not None:
+                trio.lowlevel.notify_closing(self.gate)
             self._socket.close()
 
     async def finish(self, reason: str = "closed on this side", timeout: float = 1.0) -> None:
