@@ -415,7 +415,7 @@ class Operations(Attributes):
         opened = self._handles.pop(handle)
         self.hot.released(handle)
         if opened.streams is not None:
-            self.reader.close_streams(opened.streams)
+            self.reader.close_streams(opened.file, opened.streams)
         opened.file.close()
         self.tree.closed(opened.node)
 

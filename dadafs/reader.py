@@ -5,7 +5,7 @@
         reader.start(nursery)                      # prefetches run in this nursery
         streams = reader.open_streams(file)        # one per kernel file handle
         data = await reader.read(file, streams, offset, length)
-        reader.close_streams(streams)
+        reader.close_streams(file, streams)
 
 A read that lies within one extent is answered with a view of the cache, without an await; a longer one with
 one join. What is missing is fetched by the task of the reader itself; only a second fragment, and prefetches,
@@ -30,7 +30,7 @@ from dadafs.fetch import Fetcher, VersionChanged
 from dadafs.flight import Flight, in_flight, landed, missing, taken_off
 from dadafs.late_reads import AHEAD_PATIENCE, LateReads
 from dadafs.pieces import Data, Pieces, joined
-from dadafs.policy.prefetch import LONGEST_WINDOW, Advice, Streams, likes_both_ends
+from dadafs.policy.prefetch import LONGEST_WINDOW, Advice, Habits, Streams, both_ends, likes_both_ends
 from dadafs.ram_cache import PREFETCH_SHARE, RamCache
 from dadafs.remote_file import RemoteFile
 from dadafs.session import Session
@@ -60,6 +60,7 @@ class Reader:
         self._late = LateReads(self._fetcher)
         self._nursery: trio.Nursery | None = None
         self._active: dict[Streams, float] = {}  # streams with a window, and when they last prefetched
+        self._habits = Habits()
         self._pruned_at = 0.0
         self._turn = trio.Lock()  # of the reader that is next to get room
         #: Calls something a moment later, once a reply is on its way, and says so; or does nothing, and says that.
@@ -92,13 +93,15 @@ class Reader:
         if streams is None or streams.fragment_size != self._cache.fragment_size:
             streams = Streams(self._cache.fragment_size)
             streams.home = cached
+            streams.habit = self._habits.of(file.path)
         if cached.ends_epoch != cached.epoch and likes_both_ends(file.path):
             self._both_ends(file, streams)
         return streams
 
-    def close_streams(self, streams: Streams) -> None:
+    def close_streams(self, file: RemoteFile, streams: Streams) -> None:
         """The kernel handle is gone; the next one on this file may go on where it was."""
         self._active.pop(streams, None)
+        self._habits.note(file.path, streams)
         home = streams.home
         if isinstance(home, CachedFile) and home.users:
             home.resting = streams
@@ -108,12 +111,7 @@ class Reader:
         end.
         """
         file.cached.ends_epoch = file.epoch
-        unit = self._cache.fragment_size
-        last = max(0, file.size - 1) // unit * unit
-        ranges = [(0, min(unit, file.size))]
-        if last:
-            ranges.append((last, file.size))
-        self._prefetch(file, streams, ranges)
+        self._prefetch(file, streams, both_ends(file.size, self._cache.fragment_size))
 
     def _share(self, now: float) -> int:
         """The longest window that one of the active handles may have, in bytes."""
@@ -245,24 +243,22 @@ class Reader:
         raise OSError(errno.EIO, "the file never stands still for as long as a read takes", path)
 
     def _from_cache(self, cached: CachedFile, offset: int, end: int, now: float) -> memoryview | Pieces | None:
-        """The bytes, where the cache has all of them."""
+        """The bytes, where the cache has all of them; in pieces where no one extent has."""
         unit = self._cache.fragment_size
-        fragment = offset // unit
-        base = fragment * unit
-        if end <= base + unit:
-            extent = self._cache.lookup(
-                cached, fragment, (offset - base) // BLOCK_SIZE, -(-(end - base) // BLOCK_SIZE), now
-            )
-            return None if extent is None else self._part(extent, offset - base, end - base)
         parts: list[memoryview] = []
         while offset < end:
-            stop = min(end, base + unit)
-            data = self._from_cache(cached, offset, stop, now)
-            if not isinstance(data, memoryview):
+            fragment = offset // unit
+            base = fragment * unit
+            first = (offset - base) // BLOCK_SIZE
+            extent = self._cache.lookup(cached, fragment, first, first + 1, now)
+            if extent is None:
                 return None
-            parts.append(data)
-            offset = base = stop
-        return tuple(parts)
+            stop = min(end, base + extent.first * BLOCK_SIZE + extent.length)
+            if stop <= offset:
+                return None
+            parts.append(self._part(extent, offset - base, stop - base))
+            offset = stop
+        return parts[0] if len(parts) == 1 else tuple(parts)
 
     def _part(self, extent: Extent, start: int, end: int) -> memoryview:
         """Bytes `start` .. `end - 1` of the extent's fragment, which lie within the extent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -12,7 +13,11 @@ from dadafs.policy.prefetch import (
     LONGEST_STRIDE_WINDOW,
     LONGEST_WINDOW,
     MAX_STREAMS,
+    MOST_HABITS,
+    NEIGHBOURHOOD,
+    Habits,
     Streams,
+    both_ends,
     likes_both_ends,
 )
 
@@ -189,3 +194,35 @@ def test_hdf5_files_are_known_by_their_names() -> None:
     assert likes_both_ends(b"scan/x_master.h5")
     assert likes_both_ends(b"X.NXS")
     assert not likes_both_ends(b"x.tif")
+
+
+@given(size=st.integers(0, 8 * MIB), fragment_size=st.sampled_from([64 * KIB, MIB, 4 * MIB]))
+def test_both_ends_are_the_first_and_the_last_fragment(size: int, fragment_size: int) -> None:
+    ranges = both_ends(size, fragment_size)
+    last = max(0, size - 1) // fragment_size * fragment_size
+    wanted = [(0, min(fragment_size, size))] + ([(last, size)] if last else [])
+    pieces = sorted(ranges)
+    assert sum(end - start for start, end in pieces) == sum(end - start for start, end in wanted)
+    assert all(any(low <= start and end <= high for low, high in wanted) for start, end in pieces)
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(pieces))
+    assert ranges[0][1] <= NEIGHBOURHOOD
+    assert all(start % fragment_size % (16 * KIB) == 0 for start, _ in ranges)
+
+
+def test_a_scan_in_many_files_is_read_alike() -> None:
+    habits = Habits()
+    far, short = Streams(MIB), Streams(MIB)
+    sequential(far, 0, 64 * MIB, MIB)
+    sequential(short, 0, 2 * MIB, MIB)
+    habits.note(b"scan/data_000001.h5", far)
+    habits.note(b"other/data_000001.h5", short)
+    assert habits.of(b"scan/data_000002.h5") == LONGEST_WINDOW // 2
+    assert habits.of(b"other/data_000002.h5") == habits.of(b"scan") == 0
+    streams = Streams(MIB)
+    streams.habit = habits.of(b"scan/data_000002.h5")
+    assert streams.note(0, MIB // 4, SIZE).ranges == []
+    for offset, ahead in ((MIB // 4, range(1, 5)), (MIB // 2, range(5, 9))):
+        assert streams.note(offset, MIB // 4, SIZE).ranges == [(start * MIB, (start + 1) * MIB) for start in ahead]
+    for number in range(MOST_HABITS):
+        habits.note(b"%d/file" % number, far)
+    assert habits.of(b"scan/data_000003.h5") == 0

@@ -86,7 +86,7 @@ class FakeReader:
     def open_streams(self, file: RemoteFile) -> Streams | None:
         return None
 
-    def close_streams(self, streams: Streams | None) -> None:
+    def close_streams(self, file: object, streams: Streams | None) -> None:
         pass
 
     def read_at_once(self, file: RemoteFile, streams: object, offset: int, length: int) -> None:

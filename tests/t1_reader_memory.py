@@ -7,10 +7,10 @@ import random
 
 import trio
 
-from dadafs.policy.prefetch import Streams
-from dadafs.wire.messages import Read
+from dadafs.policy.prefetch import NEIGHBOURHOOD, Streams
+from dadafs.wire.messages import BLOCK_SIZE, Message, Read
 from tests.harness.reading import BIG, FILES, MIB, leftover, run, whole
-from tests.harness.scripted_head import after, scripted_node, settle, until
+from tests.harness.scripted_head import Connection, after, scripted_node, settle, until
 
 
 def test_sequential_reading_is_ahead_of_the_reader() -> None:
@@ -29,15 +29,39 @@ def test_both_ends_of_an_hdf5_file_are_asked_for_on_open() -> None:
     async def test() -> None:
         async with scripted_node(FILES) as (head, node):
             file = await node.open(b"scan.h5")
-            await until(lambda: head.count(Read) == 2, "both ends")
-            assert sorted(read.fragment for read in head.reads()) == [0, 5]
+            await until(lambda: len(head.reads()) == 3, "both ends")
+            assert sorted(read.fragment for read in head.reads()) == [0, 0, 5]
+            assert sum(read.count * BLOCK_SIZE <= NEIGHBOURHOOD for read in head.reads()) == 2
             await until(lambda: not leftover(node), "both come")
-            assert await node.read(file, 0, 100) == BIG[:100]
-            assert await node.read(file, len(BIG) - 100, 100) == BIG[-100:]
-            assert head.count(Read) == 2
+            for start in (0, len(BIG) - 100):
+                assert await node.read(file, start, 100) == BIG[start:][:100]
+            for start in (0, 5 * MIB):
+                assert await node.read(file, start, MIB) == BIG[start:][:MIB]
+            assert len(head.reads()) == 3
             node.reader.open_streams(file)
             await settle()
-            assert head.count(Read) == 2, "once a version"
+            assert len(head.reads()) == 3, "once a version"
+
+    run(test)
+
+
+def test_the_front_of_an_hdf5_file_is_read_while_the_rest_is_on_its_way() -> None:
+    async def test() -> None:
+        async with scripted_node(FILES) as (head, node):
+            gate = trio.Event()
+
+            async def rest_is_late(_: Connection, __: int, request: Message) -> bool:
+                if isinstance(request, Read) and request.count * BLOCK_SIZE > NEIGHBOURHOOD:
+                    await gate.wait()
+                return False
+
+            head.misbehave(Read, *[rest_is_late] * 3)
+            file = await node.open(b"scan.h5")
+            with trio.fail_after(10):
+                assert await node.read(file, 0, 4096) == BIG[:4096]
+                assert await node.read(file, len(BIG) - 4096, 4096) == BIG[-4096:]
+            gate.set()
+            await until(lambda: not leftover(node), "all comes")
 
     run(test)
 
@@ -46,15 +70,49 @@ def test_a_read_that_a_prefetch_is_late_for_joins_it() -> None:
     async def test() -> None:
         async with scripted_node(FILES) as (head, node):
             gate = trio.Event()
-            head.misbehave(Read, after(gate), after(gate))
+            head.misbehave(Read, *[after(gate)] * 3)
             file = await node.open(b"scan.h5")
-            await until(lambda: head.count(Read) == 2, "both ends are asked for")
+            await until(lambda: len(head.reads()) == 3, "both ends are asked for")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(node.read, file, 0, 100)
                 await settle()
                 gate.set()
             assert node.counters.late == 1
-            assert head.count(Read) == 2
+            assert len(head.reads()) == 3
+
+    run(test)
+
+
+def test_what_lies_in_two_runs_of_a_fragment_is_answered_at_once() -> None:
+    async def test() -> None:
+        async with scripted_node(FILES) as (_, node):
+            file = await node.open(b"scan.h5")
+            await until(lambda: not leftover(node), "both ends come")
+            pieces = node.reader.read_at_once(file, node.reader.open_streams(file), 1000, MIB - 1000)
+            assert isinstance(pieces, tuple)
+            assert [len(piece) for piece in pieces] == [NEIGHBOURHOOD - 1000, MIB - NEIGHBOURHOOD]
+            assert b"".join(pieces) == BIG[1000:MIB]
+
+    run(test)
+
+
+def test_the_next_file_of_a_scan_is_read_as_the_last_one_was() -> None:
+    async def test() -> None:
+        files = {b"scan/data_1": BIG * 4, b"scan/data_2": BIG * 4, b"other/data": BIG * 4}
+        async with scripted_node(files, budget=96 * MIB) as (_, node):
+
+            async def prefetched(path: bytes, end: int) -> int:
+                file = await node.open(path)
+                streams = node.reader.open_streams(file)
+                before = node.counters.prefetched
+                for offset in range(0, end, MIB // 2):
+                    await node.reader.read(file, streams, offset, MIB // 2)
+                node.reader.close_streams(file, streams)
+                return node.counters.prefetched - before
+
+            await prefetched(b"scan/data_1", 4 * len(BIG))
+            assert await prefetched(b"scan/data_2", MIB) >= 4
+            assert await prefetched(b"other/data", MIB) <= 2
 
     run(test)
 
@@ -69,7 +127,7 @@ def test_a_program_that_reopens_for_every_frame_is_prefetched_for() -> None:
                 data = await node.reader.read(file, streams, offset, 500_000)
                 assert data == (BIG * 4)[offset : offset + 500_000]
                 del data
-                node.reader.close_streams(streams)
+                node.reader.close_streams(file, streams)
                 file.close()
             assert node.counters.prefetch_used >= 8
 

@@ -9,6 +9,7 @@ similar size at a repeated distance are a stride: the next places are prefetched
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 MAX_STREAMS = 4
@@ -30,6 +31,11 @@ SHORTEST_STRIDDEN = 16 * 1024
 #: Around a short read that continues nothing, what lies before the next multiple of this comes along: nodes of a B-tree
 #: lie side by side. A handle that is known to be read here and there gets single blocks (`dadafs/hot_reads.py`).
 NEIGHBOURHOOD = 64 * 1024
+
+
+#: A stream went far that went through so many bytes; so many directories in whose files that happened are remembered.
+FAR = 8 * 1024 * 1024
+MOST_HABITS = 256
 
 
 @dataclass(slots=True)
@@ -64,8 +70,9 @@ class Stream:
 class Streams:
     """The streams of one kernel handle.
 
-    `cap` limits every window, in bytes; the owner sets it to its share of the budget. `home` is the owner's
-    own: what the handle reads.
+    `cap` limits every window, in bytes; the owner sets it to its share of the budget. `habit` is the window that a
+    stream begins with once it is proven, where others like it went far. `home` is the owner's own: what the handle
+    reads.
     """
 
     def __init__(self, fragment_size: int, *, cap: int = LONGEST_WINDOW) -> None:
@@ -74,6 +81,7 @@ class Streams:
         self.streams: list[Stream] = []
         self.strides = Strides()
         self.home: object = None
+        self.habit = 0
         self._tick = 0
 
     def note(self, offset: int, length: int, size: int) -> Advice:
@@ -136,7 +144,7 @@ class Streams:
             crossed = end // unit > stream.position // unit
             stream.position = end
             if stream.run >= unit // 2 and (crossed or not stream.window):
-                stream.window = min(max(stream.window * 2, unit), self.cap)
+                stream.window = min(max(stream.window * 2, unit, self.habit), self.cap)
         if not stream.window:
             return Advice(reach=min(stream.position + stream.run, size))
         fragment_end = min(-(-end // unit) * unit, size)
@@ -150,10 +158,37 @@ class Streams:
         together = min(stream.window // (LEADS * unit), MOST_TOGETHER) * unit
         if last < size and last - max(next_fragment, stream.ahead) < together:
             return []  # what was asked for lasts for some time: later, several at once
-        ranges = [(start, min(start + unit, size)) for start in range(max(next_fragment, stream.ahead), last, unit)]
+        first = max(next_fragment, stream.ahead)
+        last = min(last, first + MOST_TOGETHER * unit)
+        ranges = [(start, min(start + unit, size)) for start in range(first, last, unit)]
         if ranges:
             stream.ahead = ranges[-1][0] + unit
         return ranges
+
+
+class Habits:
+    """How far streams went in the files of each directory: a scan is in many files, and they are read alike.
+
+    A directory is known by what is before the last `/` of a file's path; those used longest ago are forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._windows: OrderedDict[bytes, int] = OrderedDict()
+
+    def note(self, path: bytes, streams: Streams) -> None:
+        """The file at `path` was read in `streams`, and is closed now."""
+        longest = max(streams.streams, key=lambda stream: stream.run, default=None)
+        if longest is None or longest.run < FAR:
+            return
+        directory = path.rpartition(b"/")[0]
+        self._windows[directory] = longest.window // 2
+        self._windows.move_to_end(directory)
+        if len(self._windows) > MOST_HABITS:
+            self._windows.popitem(last=False)
+
+    def of(self, path: bytes) -> int:
+        """The window of a stream that is proven in the file at `path`, in bytes; 0 where nothing is known."""
+        return self._windows.get(path.rpartition(b"/")[0], 0)
 
 
 class Strides:
@@ -197,6 +232,20 @@ def likes_both_ends(name: bytes) -> bool:
     end.
     """
     return name.lower().endswith((b".h5", b".hdf5", b".nxs", b".cxi", b".nx5", b".hdf"))
+
+
+def both_ends(size: int, fragment_size: int) -> list[tuple[int, int]]:
+    """The first and the last fragment of a file, as byte ranges; in front what is read first, so that nobody waits for
+    the rest.
+    """
+    last = max(0, size - 1) // fragment_size * fragment_size
+    front = min(NEIGHBOURHOOD, size)
+    back = max(last, (size - 1) // NEIGHBOURHOOD * NEIGHBOURHOOD)
+    first_end = min(fragment_size, size)
+    if not last:
+        return [(0, front), (front, first_end)] if front < first_end else [(0, front)]
+    ranges = [(0, front), (back, size), (front, first_end), (last, back)]
+    return [(start, end) for start, end in ranges if start < end]
 
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"

@@ -60,7 +60,7 @@ async def run(host: str, port: int, budget: int, files: int, readers: int) -> No
                 wrong += bytes(data) != expected(number, offset, min(length, file.size - offset))
             del data  # as a mount does once the kernel has it
             offset = (offset + length) % file.size
-        node.reader.close_streams(streams)
+        node.reader.close_streams(file, streams)
 
     async with trio.open_nursery() as nursery:
         await node.start(nursery)
