@@ -70,7 +70,7 @@ class InPlace:
         self._reply: Callable[[object, Data], object] = getattr(fuse_session, "reply", _nothing)
         self._fail: Callable[[object, int], object] = getattr(fuse_session, "fail", _nothing)
         if fuse_session is not None and hasattr(fuse_session, "afterwards"):
-            operations.reader.afterwards = fuse_session.afterwards
+            operations.afterwards = operations.reader.afterwards = fuse_session.afterwards
         self._packs = hasattr(fuse_session, "entries")  # and takes the content of a file with an open
 
     def start(self, nursery: trio.Nursery) -> None:

@@ -21,6 +21,7 @@ from dadafs.counters import Counters
 from dadafs.errors import ExitCode, UserError
 from dadafs.explain import Explainer
 from dadafs.held import Held
+from dadafs.interpreter import share_the_interpreter
 from dadafs.kernel_readahead import KernelReadahead, keepable
 from dadafs.lifeline import Lifeline
 from dadafs.logs import set_up_logging
@@ -113,6 +114,7 @@ def run(
     # Of this thread only, which has the loop: following the frames of threads that run on can end the process.
     faulthandler.register(signal.SIGUSR1, all_threads=False)
     try:
+        share_the_interpreter()
         trio.run(MountProcess(options, recent, ready, lifeline or Lifeline(), replacing).run)
     except BaseExceptionGroup as group:
         raise _first(group) from None

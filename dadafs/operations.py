@@ -12,6 +12,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 import trio
@@ -82,6 +83,8 @@ class Operations(Attributes):
         self.activity = Activity()
         self.hot = HotReads(session, files.cache, counters, self.activity)
         self._handles: dict[int, Handle] = {}
+        #: As that of the reader: what can be done a moment later.
+        self.afterwards: Callable[[Callable[[], None]], bool] = lambda _work: False
         self._next_handle = 1
         self._recheck_below = tree.beliefs.leases.freshness / 2
 
@@ -240,7 +243,9 @@ class Operations(Attributes):
         self.counters.ahead_used += file.ahead
         file.ahead = False
         if node.links:
-            self.small_files.opened(*node.links[-1])
+            work = partial(self.small_files.opened, *node.links[-1])
+            if not self.afterwards(work):
+                work()
 
     async def _open_held(self, node: Node, file: RemoteFile) -> RemoteFile:
         """`file` once the head holds it open too: from then on it can be read whatever happens to its name."""

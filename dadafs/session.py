@@ -318,14 +318,14 @@ class Session:
             return memoryview(content) if length <= INLINE_LIMIT else None
 
         answer = await self._ask(Open(path, expect, want_inline), Opened, path, sink=sink, deadline=deadline)
-        return answer, self._whole(answer.value, content)
+        return answer, self.whole(answer.value, content)
 
     async def open_ahead(
         self, directory: bytes, names: list[bytes], limit: int
-    ) -> list[tuple[bytes, Answer[Opened], bytes | None]]:
+    ) -> list[tuple[bytes, Answer[Opened], memoryview]]:
         """Open small files of `directory`, of `limit` bytes in all: (path, answer, content) of those that were opened.
 
-        Raises OSError. The content is verified, and None where it did not come or is damaged.
+        Raises OSError. What came of the content is for `whole`, which looks whether it is all and intact.
         """
         content = memoryview(b"")
 
@@ -339,7 +339,7 @@ class Session:
         reply, asked_at, generation = await self._call(request, directory, sink=sink)
         if not isinstance(reply, OpenedAhead) or len(reply.files) > len(names):
             raise nonsense(reply, directory)
-        answers: list[tuple[bytes, Answer[Opened], bytes | None]] = []
+        answers: list[tuple[bytes, Answer[Opened], memoryview]] = []
         position = 0
         for name, opened in zip(names, reply.files, strict=False):
             if opened is None:
@@ -347,12 +347,11 @@ class Session:
             path = directory + b"/" + name if directory else name
             at = NEVER if self._overtaken.since(mark, path) else asked_at
             size = opened.attr.size if opened.inline else 0
-            data = self._whole(opened, content[position : position + size])
+            answers.append((path, Answer(opened, at, generation), content[position : position + size]))
             position += size
-            answers.append((path, Answer(opened, at, generation), data))
         return answers
 
-    def _whole(self, opened: Opened, content: memoryview | bytearray) -> bytes | None:
+    def whole(self, opened: Opened, content: memoryview | bytearray) -> bytes | None:
         """The content of a small file that came with its open; None where it did not, or is damaged."""
         if not opened.inline or len(content) != opened.attr.size:
             return None

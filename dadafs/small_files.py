@@ -65,7 +65,7 @@ class SmallFiles:
         self._nursery: trio.Nursery | None = None
         self._coming: dict[tuple[Directory, bytes], trio.Event] = {}
         #: By path: what was opened ahead and is not taken in yet.
-        self.arrived: dict[bytes, tuple[Directory, Answer[Opened], bytes | None]] = {}
+        self.arrived: dict[bytes, tuple[Directory, Answer[Opened], memoryview]] = {}
         session.on_changes(self._pushed)
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -197,7 +197,8 @@ class SmallFiles:
         directory, answer, content = arrived
         above, name = split(path)
         try:
-            if self._files.opened_ahead(path, answer, content) and self._tree.directory_at(above) is directory:
+            data = self._session.whole(answer.value, content)
+            if self._files.opened_ahead(path, answer, data) and self._tree.directory_at(above) is directory:
                 self._learn(directory, name, answer)
         except Exception:
             log.exception("cannot take in a file that was opened ahead")

@@ -10,6 +10,7 @@ import click
 import trio
 
 from dadafs.errors import ExitCode, UserError
+from dadafs.interpreter import share_the_interpreter
 from dadafs.logs import set_up_logging
 from dadafsd.config import HeadConfig, read_config
 from dadafsd.head import Head
@@ -39,6 +40,7 @@ def command(files: tuple[Path, ...], exports: tuple[str, ...], show_config: bool
     head = Head(config)
     logging.getLogger().addHandler(head.recent_log)
     try:
+        share_the_interpreter()
         trio.run(head.run)
     except BaseExceptionGroup as group:
         raise _only(group) from None

@@ -118,6 +118,20 @@ def test_a_read_across_fragments_is_answered_in_place(mounted: Mounted) -> None:
         os.close(fd)
 
 
+def test_what_was_closed_is_known_to_be_closed(mounted: Mounted) -> None:
+    (mounted.tree / "small").mkdir()
+    for number in range(40):
+        (mounted.tree / f"small/{number:02d}").write_bytes(b"%02d" % number * 1000)
+    for turn in range(3):
+        held = os.open(mounted.mnt / "small/00", os.O_RDONLY)
+        for number in range(40):
+            assert (mounted.mnt / f"small/{number:02d}").read_bytes() == b"%02d" % number * 1000
+        opened = json.loads((mounted.mnt / ".dadafs/stats.json").read_text())["open"]["open_files"]
+        assert opened == 1, f"turn {turn}"
+        os.close(held)
+    assert json.loads((mounted.mnt / ".dadafs/stats.json").read_text())["open"]["open_files"] == 0
+
+
 def test_nothing_is_put_off_where_no_read_is_being_answered() -> None:
     assert fuse_session is not None
     assert fuse_session.afterwards(lambda: None) is False

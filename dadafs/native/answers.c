@@ -22,6 +22,8 @@
 #include <sys/uio.h>
 
 #define BULK (64 << 10) /* after a reply of more bytes than this the next request is not waited for */
+#define SMALL_HANDLES 64
+#define MOST_RELEASED 64
 #define PIECES 64       /* of a read, at most; each lies in another fragment */
 
 static const char *const names[COUNT] = {"lookup", "getattr",  "open",    "read",    "release",
@@ -199,6 +201,75 @@ int answers_told(PyObject *answer, struct fuse_entry_param *entry)
     return 0;
 }
 
+/* --- what can wait for the reply ---------------------------------------------------------------------------------- */
+
+/* What is wanted done once the reply to the present request is on its way. */
+static int asking;
+static PyObject *due;
+
+PyObject *answers_afterwards(PyObject *module, PyObject *work)
+{
+    (void)module;
+    if (!asking || due)
+        Py_RETURN_FALSE;
+    due = Py_NewRef(work);
+    Py_RETURN_TRUE;
+}
+
+/* As answers_ask, of a request after whose reply something may be due. */
+static PyObject *ask_with_more(int which, PyObject *arguments)
+{
+    PyObject *answer;
+
+    asking = 1;
+    answer = answers_ask(which, arguments);
+    asking = 0;
+    return answer;
+}
+
+static void do_what_is_due(void)
+{
+    PyObject *work = due, *result;
+
+    if (!work)
+        return;
+    due = NULL;
+    result = PyObject_CallNoArgs(work);
+    if (!result)
+        PyErr_WriteUnraisable(work);
+    Py_XDECREF(result);
+    Py_DECREF(work);
+}
+
+/* Handles of small files that were opened lately. That one is closed is nothing that the next open need wait for; of other
+ * files it may be: a program that opens a file anew goes on where it was. */
+static uint64_t small_handles[SMALL_HANDLES];
+static unsigned next_small;
+static uint64_t released[MOST_RELEASED]; /* and answered, Python does not know yet */
+static unsigned released_count;
+
+static int is_small(uint64_t handle)
+{
+    for (unsigned i = 0; i < SMALL_HANDLES; i++)
+        if (small_handles[i] == handle)
+            return handle != 0;
+    return 0;
+}
+
+int answers_release_one(void)
+{
+    if (!released_count)
+        return 0;
+    Py_XDECREF(answers_ask(RELEASE, Py_BuildValue("(K)", (unsigned long long)released[--released_count])));
+    return 1;
+}
+
+void answers_settle(void)
+{
+    while (answers_release_one())
+        ;
+}
+
 /* --- handlers --------------------------------------------------------------------------------------------------- */
 
 static void lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -251,13 +322,15 @@ static int stored(fuse_ino_t ino, PyObject *content)
 static void open_(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     int thread = (int)fuse_req_ctx(req)->pid;
-    PyObject *answer = answers_ask(OPEN, Py_BuildValue("(Kii)", (unsigned long long)ino, fi->flags, thread));
+    PyObject *answer = ask_with_more(OPEN, Py_BuildValue("(Kii)", (unsigned long long)ino, fi->flags, thread));
     PyObject *content = Py_None;
     unsigned long long handle;
     int keep;
 
     if (answer && PyTuple_Check(answer) && PyArg_ParseTuple(answer, "Kp|O", &handle, &keep, &content)) {
         fi->fh = handle;
+        if (content != Py_None)
+            small_handles[next_small++ % SMALL_HANDLES] = handle;
         fi->keep_cache = keep || (content != Py_None && stored(ino, content));
         if (fuse_reply_open(req, fi) == -ENOENT) /* whoever opened it was interrupted and will not close it */
             Py_XDECREF(answers_ask(RELEASE, Py_BuildValue("(K)", handle)));
@@ -267,44 +340,7 @@ static void open_(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         inner.open(req, ino, fi);
     }
     Py_XDECREF(answer);
-}
-
-/* What `read` wants done once its reply is on its way. */
-static int asking;
-static PyObject *due;
-
-PyObject *answers_afterwards(PyObject *module, PyObject *work)
-{
-    (void)module;
-    if (!asking || due)
-        Py_RETURN_FALSE;
-    due = Py_NewRef(work);
-    Py_RETURN_TRUE;
-}
-
-static PyObject *ask_read(uint64_t handle, size_t size, off_t offset, PyObject *request)
-{
-    PyObject *answer;
-
-    asking = 1;
-    answer = answers_ask(READ, Py_BuildValue("(KLnO)", (unsigned long long)handle, (long long)offset, (Py_ssize_t)size,
-                                             request));
-    asking = 0;
-    return answer;
-}
-
-static void do_what_is_due(void)
-{
-    PyObject *work = due, *result;
-
-    if (!work)
-        return;
-    due = NULL;
-    result = PyObject_CallNoArgs(work);
-    if (!result)
-        PyErr_WriteUnraisable(work);
-    Py_XDECREF(result);
-    Py_DECREF(work);
+    do_what_is_due();
 }
 
 static void read_(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
@@ -318,7 +354,8 @@ static void read_(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, str
     }
     request = answers_request(req);
     if (request)
-        answer = ask_read(fi->fh, size, offset, request);
+        answer = ask_with_more(READ, Py_BuildValue("(KLnO)", (unsigned long long)fi->fh, (long long)offset,
+                                                   (Py_ssize_t)size, request));
     if (answer == Py_True) {
         answered();
         turn.awaited = 0; /* it will be: the program still waits, and so does its reply on the way */
@@ -345,7 +382,15 @@ static void read_(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, str
 
 static void release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    PyObject *answer = answers_ask(RELEASE, Py_BuildValue("(K)", (unsigned long long)fi->fh));
+    PyObject *answer;
+
+    if (callables[RELEASE] && released_count < MOST_RELEASED && is_small(fi->fh)) {
+        released[released_count++] = fi->fh;
+        fuse_reply_err(req, 0);
+        answered();
+        return;
+    }
+    answer = answers_ask(RELEASE, Py_BuildValue("(K)", (unsigned long long)fi->fh));
 
     if (answer) {
         fuse_reply_err(req, 0);

@@ -30,7 +30,11 @@ PyObject *answers_set(PyObject *module, PyObject *arguments, PyObject *names);
 PyObject *answers_reply(PyObject *module, PyObject *arguments);
 PyObject *answers_fail(PyObject *module, PyObject *arguments);
 
-/* afterwards(work), of the module: call `work` once the reply to the present read is on its way; whether that will be. */
+/* Tell Python of a handle, or of all, whose release was answered already; whether there was one. Before tasks run, all must be. */
+int answers_release_one(void);
+void answers_settle(void);
+
+/* afterwards(work), of the module: call `work` once the reply to the present request is on its way; whether that will be. */
 PyObject *answers_afterwards(PyObject *module, PyObject *work);
 
 /* entry(name, told, cookie), entries(...), of the module: see entries.c. */

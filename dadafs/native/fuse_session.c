@@ -184,7 +184,7 @@ static PyMethodDef methods[] = {
      "reply(request, data): answer a read that was kept; whether it could still be answered."},
     {"fail", answers_fail, METH_VARARGS, "fail(request, errno): the same, with an error."},
     {"afterwards", answers_afterwards, METH_O,
-     "afterwards(work): call it once the reply to the read that is being answered in place is on its way; whether so."},
+     "afterwards(work): call it once the reply to the open or read that is answered in place is on its way; whether so."},
     {"entry", entries_one, METH_VARARGS, "entry(name, told, cookie) -> one name of a reply to READDIRPLUS."},
     {"entries", entries_many, METH_VARARGS,
      "entries(names, starts, records, first, stop, cookie, room, lasting, passing) -> (bytes, count): names of a page,\n"

@@ -51,9 +51,13 @@ static int have_company(void)
 /* Do a piece of what can wait for a moment like this; 0 where there is nothing. */
 static int idle(void)
 {
-    PyObject *answer = answers_ask(IDLE, PyTuple_New(0));
-    int busy = answer == Py_True;
+    PyObject *answer;
+    int busy;
 
+    if (answers_release_one())
+        return 1;
+    answer = answers_ask(IDLE, PyTuple_New(0));
+    busy = answer == Py_True;
     Py_XDECREF(answer);
     return busy;
 }
@@ -149,6 +153,7 @@ static int another_or_reply(int fd, long long turn_end)
 {
     struct pollfd fds[2 + CHANNELS_WATCHED], *loop = fds + 1;
 
+    answers_settle();
     for (;;) {
         int count = fetches_awaited(fds + 2, CHANNELS_WATCHED);
 
@@ -234,16 +239,15 @@ fuse_session_process_buf(struct fuse_session *session, const struct fuse_buf *re
     }
     turn.session = session;
     carry_out(process, session, request);
-    if (!turn.in_place || !receive)
-        return;
     begun = now_ns();
-    while (turn.in_place && in_turn(begun) && !fuse_session_exited(session) &&
+    while (receive && turn.in_place && in_turn(begun) && !fuse_session_exited(session) &&
            another(fuse_session_fd(session), turn.awaited, begun + LONG_TURN_NS)) {
         if (receive(session, &next) <= 0)
             break; /* interrupted, or the end: pyfuse3 will see it as well */
         /* what is not answered in place is left for pyfuse3 to wait for, so it is the last */
         carry_out(process, session, &next);
     }
+    answers_settle();
     fetches_unmask();
 }
 

@@ -150,7 +150,7 @@ class FakeSession:
 
     async def open_ahead(
         self, directory: bytes, names: list[bytes], limit: int
-    ) -> list[tuple[bytes, Answer[Opened], bytes | None]]:
+    ) -> list[tuple[bytes, Answer[Opened], memoryview]]:
         self.asked["open_ahead"] += 1
         found = []
         for name in names:
@@ -159,8 +159,11 @@ class FakeSession:
             self.asked["open"] -= 1
             content = os.pread(answer.value.handle, answer.value.attr.size, 0)
             opened = Opened(answer.value.handle, answer.value.attr, self.leased, True, checksum(content), self.settled)
-            found.append((path, self._answer(opened), content))
+            found.append((path, self._answer(opened), memoryview(content)))
         return found
+
+    def whole(self, opened: Opened, content: memoryview) -> bytes | None:
+        return bytes(content)
 
     async def resolve(self, handle: int, path: bytes, *, deadline: float | None = None) -> Answer[Entry]:
         self.asked["resolve"] += 1
