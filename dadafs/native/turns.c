@@ -128,16 +128,16 @@ static int in_turn(long long begun)
     return poll(fds, (nfds_t)count + 1, 0) >= 0 && !is_wanted(fds, count);
 }
 
-/* What has news of the kernel's descriptor, the loop's and those of the channels that owe replies, at once; a lone small read
- * is watched for a moment first, since its reply comes sooner than this thread would wake up. */
-static int wait_for_news(struct pollfd *fds, nfds_t count, long long turn_end)
+/* What has news of the kernel's descriptor, the loop's and those of the channels that owe replies; with `watched` for a moment
+ * without sleeping. */
+static int wait_for_news(struct pollfd *fds, nfds_t count, int watched, long long turn_end)
 {
-    long long now = now_ns(), left = turn_end - now, watched = now + WATCH_NS;
+    long long now = now_ns(), left = turn_end - now, end = now + WATCH_NS;
     struct timespec patience = {0, left > 0 ? (long)left : 0};
     int got = 0;
 
-    if (hot_waiting() == 1 && have_company())
-        while (!(got = poll(fds, count, 0)) && now_ns() < watched)
+    if (watched && have_company())
+        while (!(got = poll(fds, count, 0)) && now_ns() < end)
             ;
     if (got)
         return got;
@@ -148,19 +148,24 @@ static int wait_for_news(struct pollfd *fds, nfds_t count, long long turn_end)
 }
 
 /* The kernel's next request is waited for together with what the head owes: replies are taken as they come, in pieces, and
- * the requests that they answer with them. Until the turn ends, or the loop has something else to do. */
+ * the requests that they answer with them. Until the turn ends, or the loop has something else to do.
+ *
+ * One small read at a time is watched: its reply, and the request that follows, come sooner than this thread would wake up. */
 static int another_or_reply(int fd, long long turn_end)
 {
     struct pollfd fds[2 + CHANNELS_WATCHED], *loop = fds + 1;
+    unsigned before = 0;
 
     answers_settle();
     for (;;) {
         int count = fetches_awaited(fds + 2, CHANNELS_WATCHED);
+        unsigned waiting = hot_waiting();
 
         fds[0] = (struct pollfd){.fd = fd, .events = POLLIN};
         *loop = (struct pollfd){.fd = loop_fd, .events = POLLIN};
-        if (wait_for_news(fds, (nfds_t)count + 2, turn_end) <= 0)
+        if (wait_for_news(fds, (nfds_t)count + 2, waiting + before == 1, turn_end) <= 0)
             return 0;
+        before = waiting;
         for (int i = 0; i < count; i++)
             if (fds[2 + i].revents)
                 fetches_receive(fds[2 + i].fd);
