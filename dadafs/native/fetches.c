@@ -117,6 +117,20 @@ void fetches_flush(struct fetches *self)
         lose(self, "the head takes no requests", "");
 }
 
+static int holding;
+
+void fetches_hold_back(int whether)
+{
+    holding = whether;
+}
+
+void fetches_send_all(void)
+{
+    for (int i = 0; i < CHANNELS; i++)
+        if (channels[i] && channels[i]->requests_size && !channels[i]->corked)
+            fetches_flush(channels[i]);
+}
+
 uint32_t fetches_begin(struct fetches *self, const struct block_request *request, uint8_t *into, size_t length,
                        landed_fn *landed, void *whose)
 {
@@ -129,7 +143,7 @@ uint32_t fetches_begin(struct fetches *self, const struct block_request *request
     series = (series + 1) % (FIRST_ID / MOST);
     id = FIRST_ID + series * MOST + (uint32_t)(fetch - self->fetch);
     self->requests_size += frames_request(frame, id, request);
-    if (!self->corked && !send_requests(self))
+    if (!self->corked && !holding && !send_requests(self))
         return 0;
     *fetch = (struct fetch){id, request->count, into, length, landed, whose};
     self->pending++;
@@ -331,7 +345,7 @@ static ssize_t receive_header(struct fetches *self)
     self->start = 0;
     self->end = have;
     part.iov_base = self->buffer + have;
-    part.iov_len = self->small ? SMALL : READ_AHEAD; /* a small reply comes whole */
+    part.iov_len = self->small ? SMALL * (self->small < 3 ? self->small : 3) : READ_AHEAD; /* small replies come whole */
     if (part.iov_len < need - have)
         part.iov_len = need - have;
     if (part.iov_len > ROOM + READ_AHEAD - have)

@@ -15,6 +15,10 @@ typedef void landed_fn(void *whose, const struct blocks *blocks, int intact);
 uint32_t fetches_begin(struct fetches *channel, const struct block_request *request, uint8_t *into, size_t length,
                        landed_fn *landed, void *whose);
 
+/* Keep the requests begun from now on, of all channels, or no more; and send what is kept. */
+void fetches_hold_back(int whether);
+void fetches_send_all(void);
+
 /* Give a request up: `landed` will not be called, and nothing is written any more. 0 where it was over already. */
 int fetches_abandon(struct fetches *channel, uint32_t id);
 

@@ -25,6 +25,7 @@
 #define NOW_AND_THEN 32
 #define PIECES 8             /* of other work, of a few dozen microseconds each, are done instead of watching */
 #define CHANNELS_WATCHED 16
+#define IN_A_ROW 16          /* requests at hand are taken before what they ask for is sent */
 #define WORKER "pyfuse-"     /* what pyfuse3 calls its tasks */
 
 struct turn turn;
@@ -205,15 +206,15 @@ static int another_soon(int fd)
  * turn ends or the loop has something to do, for which nobody need be woken but this thread. */
 static int another(int fd, int patience, long long turn_end)
 {
-    struct pollfd waiting;
+    static unsigned row; /* requests at hand, one after the other */
+    struct pollfd waiting = {.fd = fd, .events = POLLIN}, owed;
 
-    if (loop_fd < 0 || !fetches_awaited(&waiting, 1)) {
-        waiting = (struct pollfd){.fd = fd, .events = POLLIN};
-        if (poll(&waiting, 1, 0) > 0)
-            return (waiting.revents & POLLIN) != 0;
-        if (patience && have_company() && another_soon(fd))
-            return 1;
-    }
+    if (row++ < IN_A_ROW && poll(&waiting, 1, 0) > 0)
+        return (waiting.revents & POLLIN) != 0;
+    row = 0;
+    fetches_send_all();
+    if (patience && (loop_fd < 0 || !fetches_awaited(&owed, 1)) && have_company() && another_soon(fd))
+        return 1;
     return loop_fd >= 0 && !is_runnable() && another_or_reply(fd, turn_end);
 }
 
@@ -243,6 +244,7 @@ fuse_session_process_buf(struct fuse_session *session, const struct fuse_buf *re
         *(void **)&process = dlsym(libfuse, "fuse_session_process_buf");
     }
     turn.session = session;
+    fetches_hold_back(1);
     carry_out(process, session, request);
     begun = now_ns();
     while (receive && turn.in_place && in_turn(begun) && !fuse_session_exited(session) &&
@@ -253,6 +255,8 @@ fuse_session_process_buf(struct fuse_session *session, const struct fuse_buf *re
         carry_out(process, session, &next);
     }
     answers_settle();
+    fetches_hold_back(0);
+    fetches_send_all();
     fetches_unmask();
 }
 

@@ -10,6 +10,8 @@
 #include "hot_reads.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <string.h>
 #include <structmember.h>
@@ -189,7 +191,7 @@ uint64_t answers_send_more(struct turn *turn)
 {
     struct rest *rest = &turn->rest;
     uint64_t sent = entry_send(rest->entry, turn->sock, rest->head + rest->head_sent, rest->head_length - rest->head_sent,
-                               rest->start, rest->length, NULL);
+                               rest->start, rest->length, NULL, 0);
 
     was_sent(turn, sent);
     return sent;
@@ -207,6 +209,26 @@ static PyObject *rest_of(struct turn *turn)
                          (Py_ssize_t)(rest->head_length - rest->head_sent), entry->data ? entry->data : Py_None,
                          entry->fd, (long long)(entry->offset + (int64_t)rest->start),
                          (unsigned long long)rest->length, entry->owner);
+}
+
+/* Whether a request that is there whole follows `request`: their replies go together. */
+static int another_follows(struct turn *turn, const struct request *request)
+{
+    size_t next = turn->start + request->frame;
+    struct request following;
+
+    turn->corked = frames_parse(turn->buffer + next, turn->end - next, &following) == FRAME_READ;
+    return turn->corked;
+}
+
+/* Send what waits for a reply that does not follow after all. */
+static void uncork(struct turn *turn)
+{
+    int on = 1;
+
+    if (turn->corked)
+        setsockopt(turn->sock, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* which it is; that sends it, too */
+    turn->corked = 0;
 }
 
 /* Answer from `entry`; whether that was done or begun: where not, Python has to do it. */
@@ -231,6 +253,7 @@ static int answer_from(Answers *self, struct turn *turn, const struct request *r
         return 0;
     if ((!entry->dense && !goes_raw(self, length)) || count(self, file, entry, length) != 0)
         return 0;
+    turn->corked = 0;
     entry->used_ns = now;
     entry->used = 1;
     rest->head_length = frames_reply(rest->head, request->id, entry->checksums + request->first, count_of, length,
@@ -241,7 +264,7 @@ static int answer_from(Answers *self, struct turn *turn, const struct request *r
     rest->since_ns = now;
     rest->entry = (Entry *)Py_NewRef(entry);
     was_sent(turn, entry_send(entry, turn->sock, rest->head, rest->head_length, start, length,
-                              length <= SMALL ? buffer : NULL));
+                              length <= SMALL ? buffer : NULL, length <= SMALL && another_follows(turn, request)));
     return 1;
 }
 
@@ -302,14 +325,18 @@ int answers_take_turn(Answers *self, struct turn *turn)
                 return state;
             continue;
         }
-        if (!answer(self, turn, &request, now))
+        if (!answer(self, turn, &request, now)) {
+            uncork(turn);
             return LEFT;
+        }
         turn->start += request.frame;
         if (turn->rest.entry)
             return REST;
         now = now_ns();
-        if (now >= end)
+        if (now >= end) {
+            uncork(turn);
             return TURN;
+        }
     }
 }
 
@@ -325,6 +352,7 @@ int answers_begin(struct turn *turn, int sock, const Py_buffer *view, Py_ssize_t
     turn->start = (size_t)start;
     turn->end = (size_t)end;
     turn->received = turn->sent = 0;
+    turn->corked = 0;
     turn->rest.entry = NULL;
     return 0;
 }

@@ -72,7 +72,7 @@ static uint64_t send_file(int sock, int fd, off_t offset, uint64_t length)
 }
 
 uint64_t entry_send(const Entry *entry, int sock, const uint8_t *head, size_t head_length, uint64_t start,
-                    uint64_t length, const uint8_t *buffer)
+                    uint64_t length, const uint8_t *buffer, int more)
 {
     int by_file = !entry->data && !buffer;
     const uint8_t *data = entry->data ? (const uint8_t *)PyBytes_AS_STRING(entry->data) + start : buffer;
@@ -81,7 +81,7 @@ uint64_t entry_send(const Entry *entry, int sock, const uint8_t *head, size_t he
     ssize_t sent = 0;
 
     if (head_length || !by_file)
-        sent = sendmsg(sock, &message, MSG_DONTWAIT | MSG_NOSIGNAL | (by_file ? MSG_MORE : 0));
+        sent = sendmsg(sock, &message, MSG_DONTWAIT | MSG_NOSIGNAL | (by_file || more ? MSG_MORE : 0));
     if (sent < 0)
         return 0; /* as for a file */
     if (by_file && (size_t)sent == head_length)

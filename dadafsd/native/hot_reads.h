@@ -71,9 +71,9 @@ extern PyTypeObject Entry_Type;
 int entry_ready(const Entry *entry, uint64_t start, uint64_t length, uint8_t *buffer);
 
 /* Send `head`, if any, and these bytes, as far as the socket takes them; how many bytes it took. What was read of a file is
- * in `buffer`; where that is NULL, it is sent from there. */
+ * in `buffer`; where that is NULL, it is sent from there. With `more` it may wait for what is sent next. */
 uint64_t entry_send(const Entry *entry, int sock, const uint8_t *head, size_t head_length, uint64_t start,
-                    uint64_t length, const uint8_t *buffer);
+                    uint64_t length, const uint8_t *buffer, int more);
 
 #define SMALL (16 << 10) /* so much of a file is copied; more goes by sendfile */
 
@@ -96,6 +96,7 @@ struct turn {
     uint8_t *buffer;
     size_t room, start, end; /* of the buffer, and what in it is not answered */
     uint64_t received, sent;
+    int corked; /* the last reply may wait for the next one */
     struct rest rest;
 };
 
