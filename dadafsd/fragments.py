@@ -129,6 +129,8 @@ class Fragments:
                 self._store.sent_hot(want.key, found.record)
                 if want.count * BLOCK_SIZE >= want.length:
                     self._store.open_ahead(want.key)
+                else:
+                    self._store.open_around(want.key)
         return found
 
     def _hot(self, want: Wanted) -> Found | None:

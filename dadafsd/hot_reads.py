@@ -7,11 +7,12 @@ is closed or the fragment leaves memory. What was used there only is asked for b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from dadafs.scheduled import Scheduled
 from dadafs.wire.in_place import Moved
 from dadafs.wire.messages import Version
 from dadafsd.native import load
@@ -122,16 +123,19 @@ class HotReads:
         if compiled is None:
             return
         loop = self._loop = compiled.Loop()
-        waker, others = _what_else_is_to_do()
+        scheduled = Scheduled()
+        trio.lowlevel.add_instrument(scheduled)
+        waker = _waker()
         self._serving = True
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._give_up_stuck)
                 while True:
                     await trio.lowlevel.wait_readable(loop.fileno())
-                    self._wake(loop.serve(waker, others))
+                    self._wake(loop.serve(waker, scheduled.tasks))
         finally:
             self._serving = False
+            trio.lowlevel.remove_instrument(scheduled)
 
     async def _give_up_stuck(self) -> None:
         """Peers that take no more data are left to their channel, which knows how long that may last."""
@@ -217,13 +221,12 @@ def told(kind: str) -> str:
     return "memory" if kind == KIND_RAM else "ssd"
 
 
-def _what_else_is_to_do() -> tuple[int, Sized]:
-    """What can be read when the loop has to look at its own sockets, and the tasks that it is about to run.
+def _waker() -> int:
+    """What can be read when the loop has to look at its own sockets; -1 where it is not found.
 
-    Neither is a part of trio's interface: where they are not found, nobody waits outside of the loop.
+    It is not a part of trio's interface; without it nobody waits outside of the loop.
     """
     try:
-        runner = trio._core._run.GLOBAL_RUN_CONTEXT.runner
-        return runner.io_manager._epoll.fileno(), runner.runq
+        return int(trio._core._run.GLOBAL_RUN_CONTEXT.runner.io_manager._epoll.fileno())
     except AttributeError:
-        return -1, ()
+        return -1

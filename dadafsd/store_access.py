@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import trio
 
 from dadafs.checksum import damaged_blocks
-from dadafs.wire.messages import DEFAULT_FRAGMENT_SIZE
+from dadafs.wire.messages import DEFAULT_FRAGMENT_SIZE, Version
 from dadafsd import long_writes
 from dadafsd.counters import Counters
 from dadafsd.hot_reads import HotReads
@@ -40,6 +40,9 @@ HOT_SHARE_OF_TIERS = 1 / 4
 HOT_SECONDS = 10.0
 #: Records opened ahead of somebody who goes through a file.
 OPENED_AHEAD = 8
+#: A file is read here and there once pieces of so many fragments were; so many files are remembered.
+PIECES = 8
+PIECED_FILES = 256
 #: One look a block is enough: the kernel reads ahead by more.
 RESIDENT_STEP = 64 * 1024
 #: A record that is kept open is copied into memory when it is used again after so many seconds: one reader who goes
@@ -109,6 +112,7 @@ class StoreAccess:
         self._admin = OriginPool("the cache directory (admin)", slots=2, deadline=60.0)
         self.pinned = bool(store.pins())
         self._hot: OrderedDict[FragmentKey, Record] = OrderedDict()
+        self._pieces: OrderedDict[tuple[str, Version], int] = OrderedDict()  # read here and there, of the latest files
         self._promoted: dict[FragmentKey, Record] = {}  # waiting to be copied into memory
         self._wake = trio.Event()
 
@@ -134,10 +138,23 @@ class StoreAccess:
         Then the records of the next ones are opened in one go, as far as that needs no waiting: one by one, each costs
         several times as much, and who reads it first is not served by the compiled part.
         """
-        if _beside(key, -1) not in self._hot or _beside(key, 1) in self._hot:
-            return
+        if _beside(key, -1) in self._hot and _beside(key, 1) not in self._hot:
+            self._open_following(key)
+
+    def open_around(self, key: FragmentKey) -> None:
+        """A piece of this fragment was read: where pieces of many were, here and there, the next records are opened."""
+        place = key.export, key.version
+        pieces = self._pieces[place] = self._pieces.pop(place, 0) + 1
+        if len(self._pieces) > PIECED_FILES:
+            self._pieces.popitem(last=False)
+        if pieces >= PIECES:
+            self._open_following(key)
+
+    def _open_following(self, key: FragmentKey) -> None:
         for distance in range(1, OPENED_AHEAD + 1):
             following = _beside(key, distance)
+            if following in self._hot:
+                continue
             record = self.at_hand(following) if following.length else None
             if record is None:
                 return

@@ -17,6 +17,7 @@ from dadafsd.store_access import (
     HOT_RECORDS,
     HOT_SECONDS,
     MOST_HOT_RECORDS,
+    PIECES,
     Record,
     StoreAccess,
     hot_records,
@@ -159,6 +160,40 @@ def test_who_goes_through_a_file_finds_the_next_records_open(tmp_path: Path) -> 
             assert opened_by_reading(6) == []
             if compiled is not None:
                 assert _entries(hot) == [key.packed for key in keys[6:]]
+        finally:
+            access.forget_hot()
+            store.close()
+
+    with from_memory(tmp_path) as directory:
+        trio.run(main, directory)
+
+
+def test_who_reads_here_and_there_in_a_file_finds_records_open(tmp_path: Path) -> None:
+    """Once it is plain that he does; one piece of each of many files opens nothing else."""
+
+    async def main(directory: Path) -> None:
+        store = FragmentStore.open([TierSettings(directory / "cache", 64 * MIB)], housekeeping=False)
+        store.housekeep()
+        access = StoreAccess(store, Counters(), queue_limit=MIB)
+        count = 6 * PIECES
+        keys = [key_of(number, size=count * FRAGMENT) for number in range(count)]
+        for key in keys:
+            assert insert(store, key)
+
+        def opened_by_reading(number: int) -> list[int]:
+            before = set(access._hot)
+            record = access.at_hand(keys[number])
+            assert record is not None
+            access.sent_hot(keys[number], record)
+            access.open_around(keys[number])
+            return [key.fragment for key in access._hot if key not in before]
+
+        try:
+            for number in range(PIECES - 1):
+                assert opened_by_reading(3 * number) == [3 * number]
+            assert opened_by_reading(30) == list(range(30, 39)), "it is plain now"
+            assert opened_by_reading(25) == list(range(25, 30)), "those that are open already are"
+            assert opened_by_reading(count - 2) == [count - 2, count - 1], "up to the end"
         finally:
             access.forget_hot()
             store.close()

@@ -6,7 +6,7 @@
  *
  * Where requests keep coming `serve` waits for the next one itself, without the interpreter's lock, instead of returning
  * to a loop that would do nothing else. It gives way at once when that loop has anything to do, which its own epoll says
- * (`waker`), and after `ROW_NS` in any case: what the loop took from its epoll just before is not seen there any more.
+ * (`waker`), and the tasks that can go on (`others`); and after `ROW_NS` in any case, since timers are not seen.
  */
 #include "hot_reads.h"
 
@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ROW_NS 2000000 /* so long at most it goes on without the loop */
+#define ROW_NS 8000000 /* so long at most it goes on without the loop */
 #define EVENTS 32       /* connections looked at in one go */
 #define DISCOURAGED 8   /* after so many requests in a row that did not come they are waited for only now and then */
 #define NOW_AND_THEN 16
