@@ -239,7 +239,7 @@ class MountProcess:
             self._recent.content,
             {
                 "log_level": logging.getLogger().setLevel,
-                "ram_cache": lambda size: setattr(cache, "budget", size),
+                "ram_cache": cache.resize,
                 "read_ahead": read_ahead,
             },
             Held(cache, operations.files, operations.tree).below,

@@ -84,6 +84,13 @@ class RamCache:
         """Bytes that prefetches may still take."""
         return int(self.budget * PREFETCH_SHARE) - self._prefetch_bytes
 
+    def resize(self, budget: int) -> None:
+        """The budget is so many bytes from now on; what is beyond it is given back."""
+        self.budget = budget
+        self._make_room(0, 0)
+        if self._waiting:
+            self._waiting.unpark_all()
+
     def set_aside(self, size: int) -> None:
         """So many bytes of the budget are used by others."""
         self._aside = size

@@ -111,7 +111,7 @@ class Reader:
         end.
         """
         file.cached.ends_epoch = file.epoch
-        self._prefetch(file, streams, both_ends(file.size, self._cache.fragment_size))
+        self._prefetch_soon(file, streams, both_ends(file.size, self._cache.fragment_size))
 
     def _share(self, now: float) -> int:
         """The longest window that one of the active handles may have, in bytes."""

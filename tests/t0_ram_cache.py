@@ -151,6 +151,8 @@ def test_a_cache_prepares_most_of_its_budget_and_gives_it_up_for_what_needs_it()
         assert cache.finish(extent, [0] * BLOCKS)
     assert cache.held > 11 * MIB
     assert cache.used <= 16 * MIB
+    cache.resize(8 * MIB)
+    assert cache.used <= 8 * MIB
 
 
 def test_a_piece_of_another_length_is_made_of_what_is_free() -> None:
