@@ -225,6 +225,8 @@ class BufferPool:
         if worked:
             self._arena.backed[start : start + units] = b"\1" * units
             self.free_bytes += units * UNIT
+        else:
+            self._arena.give_up(start, units)  # some of it may have come
 
     def _recycle(self, buffer: Buffer) -> None:
         if isinstance(buffer, ctypes.Array):

@@ -7,9 +7,8 @@
         data = await reader.read(file, streams, offset, length)
         reader.close_streams(file, streams)
 
-A read that lies within one extent is answered with a view of the cache, without an await; a longer one with
-one join. What is missing is fetched by the task of the reader itself; only a second fragment, and prefetches,
-get tasks of their own.
+What the cache has is answered with views of it, without an await or a copy. What is missing is fetched by the task
+of the reader itself; only a second fragment, and prefetches, get tasks of their own.
 """
 
 from __future__ import annotations

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +44,7 @@ from tests.harness.wire import channel_pair, run
 
 pytestmark = pytest.mark.skipif(hot_reads.compiled is None, reason="the compiled part was not built")
 
+SIOCOUTQNSD = 0x894B  # how many bytes TCP has not sent yet, see tcp(7)
 MIB = 1 << 20
 SIZE = MIB + 5 * BLOCK_SIZE + 123  # the second fragment ends in mid block
 DATA = os.urandom(SIZE)
@@ -660,6 +664,29 @@ def test_others_have_their_turn_while_requests_keep_coming() -> None:
             nursery.cancel_scope.cancel()
 
     in_channel(body)
+
+
+def test_a_reply_does_not_wait_for_one_that_somebody_else_will_send() -> None:
+    """Replies that follow each other travel together; where the next one is left to Python, nothing is held back."""
+
+    def body(bench: Bench) -> None:
+        assert bench.python(READ) is not None
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            socket.create_connection(listener.getsockname()) as theirs,
+            listener.accept()[0] as ours,
+        ):
+            ours.setblocking(False)
+            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            theirs.sendall(framed(READ) + framed(Read(HANDLE, VERSION, 1, 0, 1)))
+            select.select([ours], [], [], 20)
+            assert bench.answers is not None
+            ended, *_, sent, rest = bench.answers.answer(ours.fileno(), memoryview(bytearray(16384)), 0, 0)
+            assert (ended, sent > BLOCK_SIZE, rest) == (Ended.LEFT, True, None)
+            not_sent = fcntl.ioctl(ours, SIOCOUTQNSD, bytes(4))
+            assert int.from_bytes(not_sent, sys.byteorder) == 0
+
+    in_loop(body)
 
 
 def test_what_the_loop_has_to_do_is_known() -> None:

@@ -10,7 +10,9 @@ import trio
 import trio.testing
 
 from dadafsd.counters import Counters
-from dadafsd.hot_reads import HotReads, compiled
+from dadafsd.export import Export
+from dadafsd.exported import ExportOptions, assemble
+from dadafsd.hot_reads import HotReads, Memory, compiled
 from dadafsd.store import FragmentStore, TierSettings
 from dadafsd.store.record import Stored
 from dadafsd.store_access import (
@@ -174,26 +176,30 @@ def test_who_reads_here_and_there_in_a_file_finds_records_open(tmp_path: Path) -
     async def main(directory: Path) -> None:
         store = FragmentStore.open([TierSettings(directory / "cache", 64 * MIB)], housekeeping=False)
         store.housekeep()
-        access = StoreAccess(store, Counters(), queue_limit=MIB)
+        counters, hot = Counters(), HotReads()
+        access = StoreAccess(store, counters, queue_limit=MIB, hot_reads=hot)
         count = 6 * PIECES
         keys = [key_of(number, size=count * FRAGMENT) for number in range(count)]
         for key in keys:
             assert insert(store, key)
-
-        def opened_by_reading(number: int) -> list[int]:
-            before = set(access._hot)
-            record = access.at_hand(keys[number])
-            assert record is not None
-            access.sent_hot(keys[number], record)
-            access.open_around(keys[number])
-            return [key.fragment for key in access._hot if key not in before]
-
         try:
-            for number in range(PIECES - 1):
-                assert opened_by_reading(3 * number) == [3 * number]
-            assert opened_by_reading(30) == list(range(30, 39)), "it is plain now"
-            assert opened_by_reading(25) == list(range(25, 30)), "those that are open already are"
-            assert opened_by_reading(count - 2) == [count - 2, count - 1], "up to the end"
+            async with trio.open_nursery() as nursery:
+                options = ExportOptions(fragment_size=FRAGMENT)
+                export = Export("data", directory)
+                exported = assemble(export, options, Memory(0, hot), access, counters, nursery, hot_reads=hot)
+
+                def opened_by_reading(number: int) -> list[int]:
+                    before = set(access._hot)
+                    wanted = exported.fragments.wanted(keys[0].version, number, 2, 1, prefetch=False, verify=False)
+                    assert exported.fragments.at_hand(wanted) is not None
+                    return [key.fragment for key in access._hot if key not in before]
+
+                for number in range(PIECES - 1):
+                    assert opened_by_reading(3 * number) == [3 * number]
+                assert opened_by_reading(30) == list(range(30, 39)), "it is plain now"
+                assert opened_by_reading(25) == list(range(25, 30)), "those that are open already are"
+                assert opened_by_reading(count - 2) == [count - 2, count - 1], "up to the end"
+                nursery.cancel_scope.cancel()
         finally:
             access.forget_hot()
             store.close()

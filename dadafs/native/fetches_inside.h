@@ -63,7 +63,7 @@ void fetches_flush(struct fetches *self);
 /* The request `id` that was begun here and is under way, or NULL. */
 struct fetch *fetches_find(struct fetches *self, uint32_t id);
 
-/* Receive what is there: 1 where more may be there, 0 where nothing is, -1 at the end of the channel. */
+/* Receive what is there, about `most` bytes: 1 where more may be there, 0 where nothing is, -1 at the end of the channel. */
 int fetches_take(struct fetches *self, ssize_t most);
 
 /* Write no more of the payload of Python's request `id` into its buffer. */

@@ -116,7 +116,7 @@ static PyObject *replies(void)
 static PyObject *latest_reads(void)
 {
     unsigned count = latest_count < LATEST ? latest_count : LATEST, first = latest_count - count;
-    long long now = hot_now_ns();
+    long long now = monotonic_ns();
     PyObject *list = PyList_New(0);
 
     for (unsigned i = 0; list && i < count; i++) {

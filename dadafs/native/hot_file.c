@@ -63,7 +63,7 @@ static PyObject *file_believe(PyObject *object, PyObject *argument)
 
     if (PyErr_Occurred())
         return NULL;
-    ((struct hot_file *)object)->until = hot_now_ns() + (long long)((span < 3600 ? span : 3600) * 1e9);
+    ((struct hot_file *)object)->until = monotonic_ns() + (long long)((span < 3600 ? span : 3600) * 1e9);
     Py_RETURN_NONE;
 }
 

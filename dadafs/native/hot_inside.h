@@ -4,6 +4,7 @@
 
 #include "fetches.h"
 #include "hot_reads.h"
+#include "turns.h"
 
 #define HANDLES 256       /* open files that are attached at a time, at most */
 #define ENDS 4            /* latest reads of a handle that are remembered */
@@ -54,9 +55,6 @@ int hot_file_held(const struct hot_file *file, uint64_t block);
 
 /* Nothing of this state of a file is kept. */
 void hot_drop(const struct hot_file *file);
-
-/* The monotonic clock. */
-long long hot_now_ns(void);
 
 /* Count a read that a reply from `tier` has answered now, and a reply to it. */
 void hot_count_wait(const struct waiting_read *read, int tier, long long now);

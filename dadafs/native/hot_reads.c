@@ -40,14 +40,6 @@ static struct waiting_read *free_reads;
 static unsigned waiting;
 static uint8_t *ring;
 
-long long hot_now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000000000LL + now.tv_nsec;
-}
-
 struct handle *hot_handle(uint64_t number)
 {
     struct handle *handle = &hot_handles[number % HANDLES];
@@ -180,7 +172,7 @@ static void landed(void *whose, const struct blocks *blocks, int intact)
     struct slot *slot = whose;
     struct waiting_read *read = slot->readers;
     struct hot_file *file = slot->file;
-    long long now = hot_now_ns();
+    long long now = monotonic_ns();
     struct handle *handle = read ? hot_handle(read->handle) : NULL;
 
     slot->readers = NULL;
@@ -262,7 +254,7 @@ static int read_block(fuse_req_t req, struct handle *handle, uint64_t block, siz
         fuse_reply_buf(req, (const char *)slot->data + offset % BLOCK_SIZE, size);
         return 1;
     }
-    if (near || !(read = new_read(req, handle->number, size, offset, hot_now_ns())))
+    if (near || !(read = new_read(req, handle->number, size, offset, monotonic_ns())))
         return 0;
     if (slot) {
         read->next = slot->readers;
@@ -289,7 +281,7 @@ int hot_read(fuse_req_t req, uint64_t number, size_t size, off_t offset)
     file = handle->file;
     block = (uint64_t)offset / BLOCK_SIZE;
     if (size >= SMALL || file->cold || (int64_t)size > file->request.version.size - offset ||
-        ((uint64_t)offset + size - 1) / BLOCK_SIZE != block || hot_now_ns() >= file->until)
+        ((uint64_t)offset + size - 1) / BLOCK_SIZE != block || monotonic_ns() >= file->until)
         return 0;
     if (hot_file_held(file, block))
         return 0;
@@ -422,7 +414,7 @@ PyObject *hot_expire(PyObject *module, PyObject *arguments)
     (void)module;
     if (!PyArg_ParseTuple(arguments, "d", &patience))
         return NULL;
-    before = hot_now_ns() - (long long)(patience * 1e9);
+    before = monotonic_ns() - (long long)(patience * 1e9);
     for (unsigned i = 0; waiting && i < slot_count; i++) {
         struct waiting_read *read = slots[i].readers, *oldest = read;
 

@@ -30,7 +30,7 @@
 
 struct turn turn;
 
-static long long now_ns(void)
+long long monotonic_ns(void)
 {
     struct timespec now;
 
@@ -117,7 +117,7 @@ static int is_wanted(struct pollfd *fds, int channels)
 static int in_turn(long long begun)
 {
     struct pollfd fds[1 + CHANNELS_WATCHED];
-    long long spent = now_ns() - begun;
+    long long spent = monotonic_ns() - begun;
     int count;
 
     if (spent < TURN_NS)
@@ -133,12 +133,12 @@ static int in_turn(long long begun)
  * without sleeping. */
 static int wait_for_news(struct pollfd *fds, nfds_t count, int watched, long long turn_end)
 {
-    long long now = now_ns(), left = turn_end - now, end = now + WATCH_NS;
+    long long now = monotonic_ns(), left = turn_end - now, end = now + WATCH_NS;
     struct timespec patience = {0, left > 0 ? (long)left : 0};
     int got = 0;
 
     if (watched && have_company())
-        while (!(got = poll(fds, count, 0)) && now_ns() < end)
+        while (!(got = poll(fds, count, 0)) && monotonic_ns() < end)
             ;
     if (got)
         return got;
@@ -191,13 +191,13 @@ static int another_soon(int fd)
         disappointed++;
         return 0;
     }
-    end = now_ns() + WATCH_NS;
+    end = monotonic_ns() + WATCH_NS;
     do {
         if (poll(&waiting, 1, 0) > 0) {
             disappointed = 0;
             return (waiting.revents & POLLIN) != 0;
         }
-    } while (now_ns() < end);
+    } while (monotonic_ns() < end);
     disappointed++;
     return 0;
 }
@@ -246,7 +246,7 @@ fuse_session_process_buf(struct fuse_session *session, const struct fuse_buf *re
     turn.session = session;
     fetches_hold_back(1);
     carry_out(process, session, request);
-    begun = now_ns();
+    begun = monotonic_ns();
     while (receive && turn.in_place && in_turn(begun) && !fuse_session_exited(session) &&
            another(fuse_session_fd(session), turn.awaited, begun + LONG_TURN_NS)) {
         if (receive(session, &next) <= 0)

@@ -16,6 +16,9 @@ struct turn {
 
 extern struct turn turn;
 
+/* The monotonic clock. */
+long long monotonic_ns(void);
+
 /* watch(descriptor, runnable, handling), of the module: what the loop sleeps on, -1 where that is not known; the tasks that
  * can go on; and those that answer a request. */
 PyObject *turns_watch(PyObject *module, PyObject *arguments);
