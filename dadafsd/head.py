@@ -33,7 +33,7 @@ from dadafsd.open_files import raise_descriptor_limit
 from dadafsd.packing import Packing
 from dadafsd.service import Service
 from dadafsd.sessions import Sessions
-from dadafsd.stack_dump import on_usr1, print_tasks
+from dadafsd.stack_dump import on_usr1
 from dadafsd.store.record import FragmentKey
 from dadafsd.store_access import StoreAccess, hot_records
 from dadafsd.tiers import open_store
@@ -225,14 +225,12 @@ class Head:
     # --- ending ---------------------------------------------------------------------------------------------
 
     async def _signals(self, live: LiveSettings) -> None:
-        wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+        wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         with trio.open_signal_receiver(*wanted) as signals, on_usr1():
             self._say_ready()  # not before: whoever waits for it may send a signal at once
             async for number in signals:
                 if number == signal.SIGHUP:
                     self.reload(live)
-                elif number == signal.SIGUSR1:
-                    print_tasks()
                 else:
                     log.info("%s: draining", signal.Signals(number).name)
                     return

@@ -1,10 +1,11 @@
-"""SIGUSR1: print what every thread and every task is doing to stderr, also when the loop hangs."""
+"""SIGUSR1: print what every thread and every task is doing to stderr; the threads also when the loop hangs.
+
+Nothing is looked at in a signal handler: there the frames of a thread may be followed while they change, which ended
+the process now and then. The signal is blocked in all threads (`dadafsd.__main__`), and one thread waits for it.
+"""
 
 from __future__ import annotations
 
-import faulthandler
-import os
-import select
 import signal
 import sys
 import threading
@@ -14,39 +15,37 @@ from contextlib import contextmanager
 
 import trio
 
-#: Pieces of a stack that follow each other within this many seconds belong to one signal.
-TOGETHER = 0.05
-MOST = 64 * 1024
-
 
 @contextmanager
 def on_usr1() -> Iterator[None]:
-    """While this runs, SIGUSR1 dumps the stacks of all threads at once, and then goes where it went before.
+    """While the loop runs this, SIGUSR1 shows all threads at once, and all tasks when the loop has its turn.
 
-    A signal handler can follow the frames of the thread that it interrupts. Those of others change while it looks, and
-    following them ended the process now and then. So it writes its own into a pipe, and a thread that reads the pipe
-    adds the others as an ordinary thread may.
+    Where the signal is not blocked it does what it did: this is for the process of `dadafsd`.
     """
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)  # a signal handler must not wait
-    threading.Thread(target=_add_others, args=(reading,), name="stack dump", daemon=True).start()
-    faulthandler.register(signal.SIGUSR1, file=writing, all_threads=False, chain=True)
+    ended = threading.Event()
+    loop = trio.lowlevel.current_trio_token()
+    waits = threading.Thread(target=_show, args=(loop, ended), name="stack dump", daemon=True)
+    waits.start()
     try:
         yield
     finally:
-        faulthandler.unregister(signal.SIGUSR1)
-        os.close(writing)
+        ended.set()
+        signal.pthread_kill(waits.ident or 0, signal.SIGUSR1)  # it waits for it, or will
+        waits.join()
 
 
-def _add_others(pipe: int) -> None:
-    """A thread: print each stack that arrives, and those of all threads; until the other end is closed."""
-    while found := os.read(pipe, select.PIPE_BUF):
-        while len(found) < MOST and select.select([pipe], [], [], TOGETHER)[0]:
-            if not (more := os.read(pipe, select.PIPE_BUF)):
-                break
-            found += more
-        print(found.decode(errors="replace"), dump_threads(), sep="\n", file=sys.stderr, flush=True)
-    os.close(pipe)
+def _show(loop: trio.lowlevel.TrioToken, ended: threading.Event) -> None:
+    """A thread: show everybody whenever the signal comes."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    while True:
+        signal.sigwait({signal.SIGUSR1})
+        if ended.is_set():
+            return
+        print(dump_threads(), file=sys.stderr, flush=True)
+        try:
+            loop.run_sync_soon(print_tasks, idempotent=True)
+        except trio.RunFinishedError:
+            return
 
 
 def dump_tasks() -> str:

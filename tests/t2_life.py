@@ -94,7 +94,7 @@ def test_sighup_takes_new_keys(tmp_path: Path, tree: Path, expected_log: Expecte
 def test_sigusr1_shows_all_stacks(tmp_path: Path, tree: Path, expected_log: ExpectedLog) -> None:
     head = HeadProcess(tmp_path / "head", {"data": tree})
 
-    shown = ("Stack (most recent call first)", "thread MainThread", "thread the cache directory (writes)-0", "task ")
+    shown = ("thread MainThread", "thread the cache directory (writes)-0", "task ")
 
     def all_shown() -> bool:
         head.process.send_signal(signal.SIGUSR1)  # at once after `ready`, and again: not all threads have begun by then
@@ -107,7 +107,7 @@ def test_sigusr1_shows_all_stacks(tmp_path: Path, tree: Path, expected_log: Expe
 
 
 def test_sigusr1_is_harmless_while_threads_are_at_work(tmp_path: Path, tree: Path, expected_log: ExpectedLog) -> None:
-    """Following the frames of threads that run on meanwhile ended the process now and then."""
+    """Following frames while they change ended the process now and then: of other threads, in a signal handler."""
     for number in range(2000):
         (tree / f"empty{number}").touch()
     head = HeadProcess(tmp_path / "head", {"data": tree})
@@ -120,7 +120,7 @@ def test_sigusr1_is_harmless_while_threads_are_at_work(tmp_path: Path, tree: Pat
         async with connected(head.port) as node, trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(list_all, node)
-            for _ in range(500):
+            for _ in range(2000):
                 head.process.send_signal(signal.SIGUSR1)
                 await trio.sleep(0.001)
             nursery.cancel_scope.cancel()
