@@ -11,9 +11,13 @@ import ctypes
 import errno
 import os
 import queue
+import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import cast
+
+from dadafs.listing import Fields
 
 try:
     import _dadafsd_opening as _compiled
@@ -32,6 +36,12 @@ _RESOLVE_AT_ONCE = _RESOLVE | _RESOLVE_CACHED | _RESOLVE_NO_XDEV
 #: openat2 answers EAGAIN when a rename raced with it; more often than this in a row means something else is
 #: wrong.
 _RACES = 16
+
+#: Of a stat result, in the order of `dadafs.wire.messages.Attr`.
+_FIELDS = (
+    *("st_dev", "st_ino", "st_mode", "st_nlink", "st_uid", "st_gid", "st_rdev", "st_size", "st_blocks", "st_blksize"),
+    *("st_atime_ns", "st_mtime_ns", "st_ctime_ns"),
+)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -113,7 +123,7 @@ def open_at_once(root: int, path: bytes, flags: int) -> int:
         raise BlockingIOError(errno.EAGAIN, error.strerror, path) from None
 
 
-def open_small(root: int, paths: Sequence[bytes], most: int, room: int) -> list[tuple[int, ...] | None] | None:
+def open_small(root: int, paths: Sequence[bytes], most: int, room: int) -> list[tuple[int, Fields] | None] | None:
     """Regular files below `root`, open for reading, of at most `most` bytes each and of `room` bytes in all.
 
     For each path the descriptor, which the caller closes, and the fields of its stat result with times in nanoseconds,
@@ -122,8 +132,8 @@ def open_small(root: int, paths: Sequence[bytes], most: int, room: int) -> list[
     """
     if _compiled is None or not _have_openat2:
         return None
-    found: list[tuple[int, ...] | None] = _compiled.open_small(root, paths, most, room)
-    return found
+    found = _compiled.open_small(root, paths, most, room)
+    return [None if one is None else (one[0], one[1:]) for one in found]
 
 
 def read_small(files: Sequence[tuple[int, ...]], most: int) -> list[bytes | None]:
@@ -133,6 +143,37 @@ def read_small(files: Sequence[tuple[int, ...]], most: int) -> list[bytes | None
     """
     contents: list[bytes | None] = _compiled.read_small(files, most)
     return contents
+
+
+def list_names(directory: int) -> Iterator[tuple[bytes, bytes | None, Fields]]:
+    """The names in a directory that is open for reading, in no order; those that vanish meanwhile are left out.
+
+    With each the text of a symbolic link, or None, and the fields of its stat result as `open_small` gives them. Raises
+    OSError.
+    """
+    if _compiled is None or not hasattr(_compiled, "list_some"):
+        yield from _list_names(directory)
+        return
+    while (some := _compiled.list_some(directory)) is not None:
+        for one in some:
+            yield one[0], one[1], one[2:]
+
+
+def _list_names(directory: int) -> Iterator[tuple[bytes, bytes | None, Fields]]:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            try:
+                found = entry.stat(follow_symlinks=False)
+                target = os.readlink(entry.name, dir_fd=directory) if stat.S_ISLNK(found.st_mode) else None
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # EINVAL: a link was replaced by something else
+                    raise
+                continue
+            text = None if target is None else os.fsencode(target)
+            fields = cast("Fields", tuple(getattr(found, field) for field in _FIELDS))
+            yield os.fsencode(entry.name), text, fields
 
 
 def _openat2(root: int, path: bytes, flags: int, resolve: int = _RESOLVE, attempts: int = _RACES) -> int:

@@ -16,9 +16,10 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
+from dadafs.listing import Fields
 from dadafs.wire.messages import Attr, Item, StatfsReply
 from dadafsd import device_ids, filesystem
-from dadafsd.confine import Closer, Descriptor, open_at_once, open_beneath, open_small
+from dadafsd.confine import Closer, Descriptor, list_names, open_at_once, open_beneath, open_small
 from dadafsd.device_ids import device_id
 from dadafsd.long_writes import change_time
 
@@ -119,7 +120,7 @@ class Export:
         if found is None:
             return None
         held = [None if one is None else self._own(one[0]) for one in found]  # first of all: they have an owner now
-        return [None if of is None or one is None else _small(of, *one) for of, one in zip(held, found, strict=True)]
+        return [None if of is None or one is None else _small(of, one[1]) for of, one in zip(held, found, strict=True)]
 
     def list_directory(self, path: bytes) -> tuple[Attr, list[Item]]:
         """A directory's attributes and all its names with theirs, as far as they still exist, sorted by name.
@@ -129,19 +130,7 @@ class Export:
         """
         held = self._open_directory(path)
         before = fstat(held)
-        items = []
-        with os.scandir(held.fd) as entries:
-            for entry in entries:
-                try:
-                    found = attributes(entry.stat(follow_symlinks=False))
-                    target = os.readlink(entry.name, dir_fd=held.fd) if stat.S_ISLNK(found.mode) else None
-                except FileNotFoundError:
-                    continue
-                except OSError as error:
-                    if error.errno != errno.EINVAL:  # EINVAL: a link was replaced by something else
-                        raise
-                    continue
-                items.append(Item(os.fsencode(entry.name), found, None if target is None else os.fsencode(target)))
+        items = [Item(name, _attr(fields), target) for name, target, fields in list_names(held.fd)]
         items.sort(key=_name)
         return before, items
 
@@ -209,12 +198,15 @@ class Export:
             return self._own(open_beneath(root.fd, path, flags))
 
 
-def _small(held: Descriptor, _: int, origin_dev: int, ino: int, *others: int) -> Small:
-    dev = device_id(origin_dev)
-    mode, nlink, uid, gid, rdev, size, blocks, blksize, atime, mtime, ctime = others
-    changed = change_time(dev, ino, ctime)
-    attr = Attr(dev, ino, mode, nlink, uid, gid, rdev, size, blocks, blksize, atime, mtime, changed)
-    return Small(held, attr, origin_dev, ctime)
+def _attr(fields: Fields) -> Attr:
+    """`attributes`, of the fields that `dadafsd.confine` gives."""
+    dev = device_id(fields[0])
+    changed = change_time(dev, fields[1], fields[12])
+    return Attr(dev, *fields[1:12], changed)
+
+
+def _small(held: Descriptor, fields: Fields) -> Small:
+    return Small(held, _attr(fields), fields[0], fields[12])
 
 
 def _open_root(directory: Path) -> Descriptor:

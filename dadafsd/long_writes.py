@@ -23,7 +23,7 @@ _lock = threading.Lock()
 
 def change_time(dev: int, ino: int, ctime_ns: int) -> int:
     """The change time that nodes are told. May be called from any thread."""
-    found = _added.get((dev, ino))
+    found = _added.get((dev, ino)) if _added else None
     return ctime_ns + found[1] if found is not None and found[0] == ctime_ns else ctime_ns
 
 

@@ -39,7 +39,7 @@ from dadafs.wire.messages import (
     Xattrs,
     XattrsReply,
 )
-from dadafs.wire.paths import BadPath, check
+from dadafs.wire.paths import BadPath, check, join
 from dadafsd import origin_mount
 from dadafsd.confine import Descriptor
 from dadafsd.counters import Counters
@@ -293,7 +293,7 @@ class Service:
         """Open small files of one directory, of which a reader has opened those before."""
         exported = session.exported
         directory = check(request.path)
-        paths = [check(_join(directory, name)) for name in request.names[:AHEAD_FILES]]
+        paths = [join(directory, name) for name in request.names[:AHEAD_FILES]]
         if len(session.handles) + len(paths) > MAX_HANDLES:
             raise Failure(errno.EMFILE, Site.REQUEST_INVALID, f"more than {MAX_HANDLES} open files")
         claim = await exported.leases.claim(session, directory, own=True, whole=True)

@@ -13,8 +13,9 @@ import pytest
 
 from dadafs.checksum import block_checksums
 from dadafs.wire.messages import Attr
+from dadafsd import confine
 from dadafsd.confine import Closer, Descriptor, open_beneath, open_by_walk
-from dadafsd.export import Export
+from dadafsd.export import Export, attributes
 from dadafsd.origin_read import Piece, read_piece
 from dadafsd.policy.settle import LocalClock
 from tests.harness.processes import wait_until
@@ -199,3 +200,71 @@ def test_a_piece_of_a_quiet_file_is_settled_and_mixed_reads_are_refused(tmp_path
     found = read_piece(held, attr.version, 0, 1000, LocalClock())
     assert isinstance(found, Attr)
     assert found.size == 500
+
+
+@pytest.mark.parametrize("way", ["compiled", "python"])
+def test_a_large_directory_is_listed_as_lstat_sees_it(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way == "python":
+        monkeypatch.setattr(confine, "_compiled", None)
+    for number in range(3000):  # several calls of the compiled part
+        (tmp_path / f"{'long ' * (number % 40)}{number}").write_bytes(bytes(number % 7))
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    os.link(tmp_path / "0", tmp_path / "second name of 0")
+    for number, text in enumerate(("0", "nowhere", "x" * 4000, "\udcff\n")):
+        os.symlink(text, tmp_path / f"link {number}")
+    os.rename(os.fsencode(tmp_path) + b"/0", os.fsencode(tmp_path) + b"/0\xff\n")
+    export = Export("data", tmp_path)
+    there = {name: os.path.join(os.fsencode(tmp_path), name) for name in os.listdir(os.fsencode(tmp_path))}
+    before = {
+        name: attributes(os.lstat(path)) for name, path in there.items()
+    }  # reading a link changes its access time
+    _, items = export.list_directory(b"")
+    assert [item.name for item in items] == sorted(there)
+    for item in items:
+        path = there[item.name]
+        assert item.attr == before[item.name]
+        assert item.target == (os.readlink(path) if os.path.islink(path) else None)
+    assert export.list_directory(b"folder")[1] == []
+
+
+@pytest.mark.parametrize("way", ["compiled", "python"])
+def test_names_that_vanish_while_a_directory_is_listed_are_left_out(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way == "python":
+        monkeypatch.setattr(confine, "_compiled", None)
+    stays = {f"stays{number}".encode() for number in range(50)}
+    for name in stays:
+        (tmp_path / os.fsdecode(name)).touch()
+    ended = threading.Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            for number in range(20):
+                (tmp_path / f"goes{number}").touch()
+                os.symlink("x", tmp_path / f"link{number}")
+            for number in range(20):
+                (tmp_path / f"goes{number}").unlink()
+                (tmp_path / f"link{number}").unlink()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        export = Export("data", tmp_path)
+        for _ in range(100):
+            found = {item.name for item in export.list_directory(b"")[1]}
+            assert stays <= found
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_what_is_no_directory_cannot_be_listed(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        Export("data", tmp_path).list_directory(b"file")
+    with (tmp_path / "file").open("rb") as file, pytest.raises(NotADirectoryError):
+        list(confine.list_names(file.fileno()))

@@ -37,9 +37,14 @@ def check(path: bytes) -> bytes:
 
 
 def join(parent: bytes, name: bytes) -> bytes:
-    """The path of `name` in the directory `parent`. Raises BadPath where `name` is no name."""
+    """The path of `name` in the directory `parent`, canonical where that is. Raises BadPath where `name` is no name, or
+    the path too long.
+    """
     check_name(name)
-    return parent + b"/" + name if parent else name
+    path = parent + b"/" + name if parent else name
+    if len(path) > MAX_PATH:
+        raise BadPath(f"no path: {path[:300]!r}")
+    return path
 
 
 def split(path: bytes) -> tuple[bytes, bytes]:

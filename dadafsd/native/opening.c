@@ -7,15 +7,12 @@
  *
  * Nothing is decided here: what could not be opened, or changed while it was read, is None, and Python finds out why.
  */
-#define PY_SSIZE_T_CLEAN
-#define _GNU_SOURCE
-#include <Python.h>
+#include "opening.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <stdio.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -29,11 +26,6 @@ struct file {
     char *into; /* of `read_small`: where the content goes */
     int whole;  /* whether it came, all of one state */
 };
-
-static long long ns(struct timespec time)
-{
-    return time.tv_sec * 1000000000LL + time.tv_nsec;
-}
 
 /* --- opening ------------------------------------------------------------------------------------------------------- */
 
@@ -288,6 +280,8 @@ static PyMethodDef methods[] = {
      "open_small(root, paths, most, room) -> for each path None, or the descriptor and attributes of a regular file"},
     {"read_small", read_small, METH_VARARGS,
      "read_small([(fd, dev, ino, size, mtime_ns, ctime_ns)], most) -> for each its content in that state, or None"},
+    {"list_some", list_some, METH_O,
+     "list_some(fd) -> some more names of a directory with their attributes, or None at its end"},
     {NULL, NULL, 0, NULL},
 };
 

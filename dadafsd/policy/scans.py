@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 
 #: Master and data files of one series, as detectors and NeXus writers name them.
 _SUFFIXES = (b".h5", b".hdf5", b".nxs", b".cbf", b".tif", b".tiff", b".edf")
 _SERIES = re.compile(rb"(.+?)_(?:master|data_\d+|\d{4,})\.[a-z0-9]+", re.DOTALL)
+
+
+_decoded = lru_cache(64)(os.fsdecode)
 
 
 def scan_of(path: bytes) -> str:
@@ -15,5 +19,5 @@ def scan_of(path: bytes) -> str:
     directory, _, name = path.rpartition(b"/")
     series = _SERIES.fullmatch(name) if name.endswith(_SUFFIXES) else None
     if series is None:
-        return os.fsdecode(directory)
+        return _decoded(directory)
     return os.fsdecode(directory + b"/" + series[1] if directory else series[1])
