@@ -139,6 +139,7 @@ class Attributes:
         if found is None or found.attr is None:
             return None
         state = state_of(found.attr)
+        node = self.tree.to_tell(node_id, state)
         if node is not None and node.pages is not None and (node.told != state or node.cut is not None):
             return None
         self.tree.told(node_id, state)
@@ -172,7 +173,8 @@ class Attributes:
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
             return await self._tell(node, node_id, found, asker)
         found = await self._find_again(node_id)
-        return await self._tell(self.tree.find(node_id), node_id, found, asker)
+        assert found.attr is not None
+        return await self._tell(self.tree.to_tell(node_id, state_of(found.attr)), node_id, found, asker)
 
     async def _find_again(self, node_id: int, *, ask: bool = False) -> Found:
         """What is known of a file, under any of its names, or through an open handle when it has none left.

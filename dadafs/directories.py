@@ -196,7 +196,7 @@ class Directories:
         fields = page.fields(index)
         timeout = passing if stat.S_ISDIR(fields[2]) or fields[3] > 1 else lasting
         node_id = self.tree.id_at(opened.directory, name, fields)
-        node = self.tree.find(node_id)
+        node = self.tree.to_tell(node_id, state_in(fields))
         if node is not None:
             fields, timeout = self._tellable(node, fields, timeout)
         if not emit(name, Told(node_id, fields, timeout), cookie):
@@ -233,7 +233,7 @@ class Directories:
         timeout = self._timeout(self.beliefs.until(belief.asked_at, belief.generation, leased, now), now)
         fields: Fields = _astuple(attr)
         node_id = self.tree.id_at(directory, name, fields)
-        node = self.tree.find(node_id)
+        node = self.tree.to_tell(node_id, state_in(fields))
         if node is not None:
             fields, timeout = self._tellable(node, fields, timeout)
         if not emit(name, Told(node_id, fields, timeout), cookie):

@@ -116,8 +116,7 @@ class KernelNotices:
         thread = threading.get_native_id()
         self.askers.add(thread)
         try:
-            with contextlib.suppress(OSError):
-                os.listdir(place)
+            _list(place)
         finally:
             self.askers.discard(thread)
 
@@ -148,6 +147,15 @@ class KernelNotices:
             self._wake_pages = trio.Event()
             batch, self._pages = list(self._pages), {}
             await trio.to_thread.run_sync(_deliver_pages, batch, abandon_on_cancel=True, limiter=self._threads)
+
+
+def _list_names(place: bytes) -> None:
+    """What an older build of the compiled part, or none, lists by."""
+    with contextlib.suppress(OSError):
+        os.listdir(place)
+
+
+_list: Callable[[bytes], object] = getattr(fuse_session, "list", _list_names)
 
 
 def _deliver_names(batch: Iterable[tuple[int, bytes | None]]) -> None:

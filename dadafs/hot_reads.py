@@ -90,14 +90,14 @@ class HotReads:
         if blocks != self._blocks and fuse_session.hot_give_back():
             self._blocks = blocks
             self._aside = False
-            self._cache.set_aside(0)
+            self._cache.set_aside("hot reads", 0)
             fuse_session.hot_start(blocks, BOUNDS)  # every handle is attached anew
 
     def _give_back(self, now: float) -> None:
         assert fuse_session is not None
         if self._aside and now - self._active_at > IDLE and fuse_session.hot_give_back():
             self._aside = False
-            self._cache.set_aside(0)
+            self._cache.set_aside("hot reads", 0)
             for opened in self._attached.values():
                 opened.file.cool()  # the next read takes the room anew
 
@@ -128,7 +128,7 @@ class HotReads:
         if not self._aside:
             self._aside = True
             self._active_at = now
-            self._cache.set_aside(self._blocks * BLOCK_SIZE)
+            self._cache.set_aside("hot reads", self._blocks * BLOCK_SIZE)
 
     def _hot_file(self, file: RemoteFile) -> HotFile | None:
         channel = self._session.blocks.quiet_channel()

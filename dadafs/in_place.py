@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from dadafs.explain import Explainer
+from dadafs.handed_files import Use
 from dadafs.identities import ACCESS_ACL, DEFAULT_ACL, Mapping
 from dadafs.interrupts import Interrupts
 from dadafs.kernel_cache import Told
@@ -39,6 +40,8 @@ NAMES = (
     "number",
     "interrupt",
     "retry",
+    "noticed",
+    "reclaim",
 )
 ACLS = {ACCESS_ACL, DEFAULT_ACL}
 _NO_VALUE = {errno.ENODATA, errno.ENOTSUP}
@@ -204,6 +207,16 @@ class InPlace:
     def idle(self) -> bool | None:
         """A program is busy with what it was just given: do a piece of work that is due, and return whether it was."""
         return self._operations.small_files.take_one() or None
+
+    def noticed(self, news: list[Use | int]) -> bool:
+        """Who opened which small files: see `SmallFiles.noticed`."""
+        self._operations.small_files.noticed(news)
+        return True
+
+    def reclaim(self, node_id: int) -> bool:
+        """A small file that was handed over is read later than it may be believed."""
+        self._operations.small_files.handed.come_back(node_id, unused=True, closed=True)
+        return True
 
     def number(self, node_id: int) -> int:
         """The inode number to show for an object whose id is not that number."""

@@ -11,8 +11,8 @@ from dadafs.wire.messages import Attr
 if TYPE_CHECKING:
     import trio
 
+    from dadafs.ahead import Ahead
     from dadafs.listed_ahead import Walk
-    from dadafs.small_files import Ahead
 
 ROOT_ID = 1
 #: Ids from here up are ours: objects of another device, or whose inode number is taken.
@@ -78,7 +78,7 @@ class Directory(Node):
     push told of a name that came or went. `pins` counts nodes that are linked here. `places` are its pages whose
     names the kernel holds. `xattrs_asked` counts how often attributes of single children were asked for, `asked` how
     often the head was asked for single names since the directory was listed. `ahead`: what is opened ahead in it;
-    `walk`: what is listed ahead; `gone_through`: the directory in it whose files were opened in order last.
+    `walk`: what is listed ahead; `gone_through`: the directory in it whose files were opened in order last, and when.
     """
 
     __slots__ = (
@@ -113,7 +113,7 @@ class Directory(Node):
         self.asked = 0.0
         self.ahead: Ahead | None = None
         self.walk: Walk | None = None
-        self.gone_through: bytes | None = None
+        self.gone_through: tuple[bytes, float] | None = None
 
 
 class Place:

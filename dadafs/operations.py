@@ -79,8 +79,8 @@ class Operations(Attributes):
         self.reader = reader
         self.counters = counters
         self.directories = Directories(session, tree, self._new_handle, kernel.askers)
-        self.small_files = SmallFiles(session, tree, files, counters, kernel)
         self.activity = Activity()
+        self.small_files = SmallFiles(session, tree, files, counters, kernel, self.activity, self._adopt)
         self.hot = HotReads(session, files.cache, counters, self.activity)
         self._handles: dict[int, Handle] = {}
         #: As that of the reader: what can be done a moment later.
@@ -105,7 +105,7 @@ class Operations(Attributes):
             return Told(0, None, timeout)
         fields = _astuple(attr)
         node_id = self.tree.id_at(directory, name, fields)
-        node = self.tree.find(node_id)
+        node = self.tree.to_tell(node_id, state_of(attr))
         if node is not None and node.pages is not None and (node.told != state_of(attr) or node.cut is not None):
             return None
         node = self.tree.looked_up(directory, name, attr)
@@ -123,7 +123,7 @@ class Operations(Attributes):
         if found.attr is None:
             return Told(0, None, self._timeout(found.until, self.session.now()))
         node_id = self.tree.id_at(directory, name, _astuple(found.attr))
-        node = self.tree.find(node_id)
+        node = self.tree.to_tell(node_id, state_of(found.attr))
         told = found.attr
         if node is not None and node.pages is not None:
             told = await self._before_telling(node, found, found.attr, asker)
@@ -300,6 +300,13 @@ class Operations(Attributes):
         streams = self.reader.open_streams(file) if file.attr.size > INLINE_LIMIT else None
         self._handles[handle] = Handle(node, file, streams, first)
         return handle, keep
+
+    def _adopt(self, node: Node, file: RemoteFile, handles: list[tuple[int, int]]) -> None:
+        """These handles, opened by these threads, were the compiled part's."""
+        for handle, thread in handles:
+            node.opens += 1
+            self._handles[handle] = Handle(node, self.files.use(file), None, False)
+            self.opened_by(handle, thread)
 
     def _streams(self, opened: Handle) -> Streams:
         """A small file comes whole with its open: most of their handles need no prefetch state."""
@@ -497,7 +504,8 @@ class Operations(Attributes):
     def statistics(self) -> dict[str, int]:
         """How much is open, and how much the tree knows."""
         return {
-            "open_files": len(self._handles),
+            "open_files": len(self._handles) + self.small_files.handed.open,
             "open_directories": len(self.directories),
+            "handed_files": len(self.small_files.handed),
             **self.tree.statistics(),
         }

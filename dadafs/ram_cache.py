@@ -51,6 +51,7 @@ class RamCache:
         self.in_flight = 0
         self.metadata = 0
         self._aside = 0
+        self._asides: dict[str, int] = {}
         self._prefetch_bytes = 0
         self._pool = BufferPool(budget)
         self._queue: S3Fifo[Key] = S3Fifo(self._pinned)
@@ -91,9 +92,10 @@ class RamCache:
         if self._waiting:
             self._waiting.unpark_all()
 
-    def set_aside(self, size: int) -> None:
-        """So many bytes of the budget are used by others."""
-        self._aside = size
+    def set_aside(self, user: str, size: int) -> None:
+        """So many bytes of the budget are used by somebody else."""
+        self._aside += size - self._asides.get(user, 0)
+        self._asides[user] = size
         self._make_room(0, 0)
 
     def charge_metadata(self, delta: int) -> None:

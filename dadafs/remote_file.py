@@ -313,6 +313,7 @@ class RemoteFiles:
         self._idle: OrderedDict[RemoteFile, None] = OrderedDict()  # least recently closed first
         self._surplus: list[tuple[int, int]] = []  # (handle, generation) to give back
         self._listeners: list[Listener] = []
+        self._on_retire: list[Callable[[float], None]] = []
         self._work = trio.Event()
         session.on_changes(self._pushed)
 
@@ -372,6 +373,10 @@ class RemoteFiles:
     def on_change(self, listener: Listener) -> None:
         """Call `listener` for every change in place of any file."""
         self._listeners.append(listener)
+
+    def on_retire(self, callback: Callable[[float], None]) -> None:
+        """Call `callback(time)` now and then: what nobody has had open since is not needed any more."""
+        self._on_retire.append(callback)
 
     async def run(self) -> None:
         """Background task: gives unused handles back in batches. Runs until cancelled."""
@@ -454,6 +459,8 @@ class RemoteFiles:
         a program that goes through many files costs one message in some hundred files.
         """
         old = now - self.session.options.lease
+        for callback in self._on_retire:
+            callback(old)
         most = MOST_IDLE if len(self._idle) <= MOST_IDLE else MOST_IDLE * 3 // 4
         while self._idle:
             file = next(iter(self._idle))

@@ -18,6 +18,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -92,6 +93,20 @@ class Listed:
     attr: Attr
     items: list[Item]
     leased: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What was opened ahead: for each name an `Opened` or None, and what came of the contents, one after the other.
+
+    Believe it as an `Answer`, but those in `overtaken`: a push about them is newer than the reply.
+    """
+
+    files: Sequence[Opened | None]
+    content: memoryview
+    asked_at: float
+    generation: int
+    overtaken: AbstractSet[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +207,11 @@ class Session:
         """When a request that begins now gives up."""
         return self.circuit.deadline(trio.current_time())
 
-    def on_changes(self, callback: Callable[[Changes | LeasesLost], None]) -> None:
+    def on_changes(self, callback: Callable[[Changes | LeasesLost], None], *, first: bool = False) -> None:
         """Call `callback` (plain function, must not raise) for every push, in order, before later replies are
-        seen.
+        seen; with `first` before those that are there already.
         """
-        self._on_changes.append(callback)
+        self._on_changes.insert(0 if first else len(self._on_changes), callback)
 
     def on_connection(self, callback: Callable[[bool], None]) -> None:
         """Call `callback(connected)` when the connection is lost or stands again."""
@@ -320,12 +335,10 @@ class Session:
         answer = await self._ask(Open(path, expect, want_inline), Opened, path, sink=sink, deadline=deadline)
         return answer, self.whole(answer.value, content)
 
-    async def open_ahead(
-        self, directory: bytes, names: list[bytes], limit: int
-    ) -> list[tuple[bytes, Answer[Opened], memoryview]]:
-        """Open small files of `directory`, of `limit` bytes in all: (path, answer, content) of those that were opened.
+    async def open_ahead(self, directory: bytes, names: list[bytes], limit: int) -> Batch:
+        """Open small files of `directory`, of `limit` bytes in all. Raises OSError.
 
-        Raises OSError. What came of the content is for `whole`, which looks whether it is all and intact.
+        What came of the content is for `whole`, which looks whether it is all and intact.
         """
         content = memoryview(b"")
 
@@ -339,17 +352,10 @@ class Session:
         reply, asked_at, generation = await self._call(request, directory, sink=sink)
         if not isinstance(reply, OpenedAhead) or len(reply.files) > len(names):
             raise nonsense(reply, directory)
-        answers: list[tuple[bytes, Answer[Opened], memoryview]] = []
-        position = 0
-        for name, opened in zip(names, reply.files, strict=False):
-            if opened is None:
-                continue
-            path = directory + b"/" + name if directory else name
-            at = NEVER if self._overtaken.since(mark, path) else asked_at
-            size = opened.attr.size if opened.inline else 0
-            answers.append((path, Answer(opened, at, generation), content[position : position + size]))
-            position += size
-        return answers
+        prefix = directory + b"/" if directory else b""
+        pushed = self._overtaken.mark() != mark
+        overtaken = {name for name in names if pushed and self._overtaken.since(mark, prefix + name)}
+        return Batch(reply.files, content, asked_at, generation, overtaken)
 
     def whole(self, opened: Opened, content: memoryview | bytearray) -> bytes | None:
         """The content of a small file that came with its open; None where it did not, or is damaged."""

@@ -16,7 +16,7 @@ import errno
 import os
 import stat
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 from dadafs.beliefs import Beliefs, MetadataBudget
@@ -44,6 +44,8 @@ class Tree:
         self._own_ids: dict[tuple[int, int], int] = {}
         self._numbers: dict[int, int] = {}
         self._next_own_id = OWN_IDS
+        #: Who is told when a file that is known from a listing only becomes a node, or is forgotten (None): by id.
+        self.lent: dict[int, Callable[[int, Node | None], None]] = {}
         self.beliefs = Beliefs(leases, budget, self.unlink)
 
     # --- identities ------------------------------------------------------------------------------------------------
@@ -100,6 +102,27 @@ class Tree:
         """The node object, if there is one."""
         return self._nodes.get(node_id)
 
+    def to_tell(self, node_id: int, state: State) -> Node | None:
+        """The node object, where there is one, or where the kernel may have pages of another state than `state`."""
+        if node_id in self.lent:
+            packed = self._compact[node_id]
+            if state_in(self._places[packed >> 16].page.fields(packed & 0xFFFF)) != state:
+                return self.node(node_id)
+        return self._nodes.get(node_id)
+
+    def only_listed(self, node_id: int, directory: Directory, name: bytes, fields: Fields) -> bool:
+        """Whether the kernel knows `node_id` from listings only, at this name, in the state that `fields` describe."""
+        packed = self._compact.get(node_id)
+        if packed is None:
+            return False
+        place, index = self._places[packed >> 16], packed & 0xFFFF
+        page = place.page
+        return (
+            place.directory is directory
+            and page.name(index) == name
+            and state_in(page.fields(index)) == state_in(fields)
+        )
+
     def node(self, node_id: int) -> Node:
         """The node, as an object. Raises OSError(ESTALE) for an id that was never handed out or was forgotten."""
         node = self._nodes.get(node_id)
@@ -117,6 +140,8 @@ class Tree:
         self._link(place.directory, place.page.name(index), node)
         del self._compact[node_id]
         self._leave(place)
+        if node_id in self.lent:
+            self.lent.pop(node_id)(node_id, node)
         return node
 
     def directory(self, node_id: int) -> Directory:
@@ -273,6 +298,10 @@ class Tree:
     def listed(self, directory: Directory, page: Page, index: int, node_id: int) -> Node | None:
         """As `looked_up`, for a name that a readdirplus reply hands to the kernel."""
         node = self._nodes.get(node_id)
+        if node is None and self.only_listed(node_id, directory, page.name(index), page.fields(index)):
+            packed = self._compact[node_id]
+            self._places[packed >> 16].counts[packed & 0xFFFF] += 1
+            return None
         if node is None and node_id not in self._compact:
             place = self._place_for(directory, page)
             place.counts[index] = 1
@@ -335,6 +364,8 @@ class Tree:
         if left > 0:
             return
         del self._compact[node_id]
+        if node_id in self.lent:
+            self.lent.pop(node_id)(node_id, None)
         self._budget.charge_metadata(-_COMPACT_SIZE)
         self._forget_own_id(node_id, place.page.fields(index)[:2])
         self._leave(place)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from dadafs.listing import Fields, Listing, Page
-from dadafs.node import OWN_IDS, ROOT_ID, Belief, Directory
+from dadafs.node import OWN_IDS, ROOT_ID, Belief, Directory, Node
 from dadafs.policy.lease import LeaseClock
 from dadafs.tree import Tree
 from dadafs.wire.messages import Attr, Item
@@ -353,3 +353,35 @@ def test_a_listed_name_that_is_told_in_another_state_is_an_object(tree: Tree) ->
     assert told.told == (9, 0, 0)
     tree.told(99, (1, 0, 0))  # nobody knows it any more
     assert tree.find(99) is None
+
+
+def test_who_has_a_listed_file_is_told_when_more_is_wanted_of_it(tree: Tree) -> None:
+    told: list[tuple[int, Node | None]] = []
+    listed(tree, [Item(bytes([97 + number]), attr(5 + number, size=7)) for number in range(5)])
+    for number in range(5, 10):
+        tree.lent[number] = lambda node_id, node: told.append((node_id, node))
+    tree.looked_up(tree.root, b"a", attr(5, size=7))
+    assert tree.to_tell(5, (7, 0, 0)) is None
+    assert not told, "the kernel is told nothing new"
+    node = tree.to_tell(5, (8, 0, 0))
+    assert node is not None
+    assert node.told == (7, 0, 0)
+    tree.looked_up(tree.root, b"z", attr(6, size=7))
+    tree.unlink(7, tree.root, b"c")
+    tree.forget(8, 1)
+    assert told == [(5, node), (6, tree.find(6)), (7, tree.find(7)), (8, None)]
+    assert list(tree.lent) == [9], "each is told once"
+
+
+def test_what_is_listed_again_stays_no_object(tree: Tree) -> None:
+    items = [Item(b"a", attr(5, size=7)), Item(b"b", attr(6, size=7))]
+    listed(tree, items)
+    fields = Page(items).fields(0)
+    assert tree.only_listed(5, tree.root, b"a", fields)
+    assert not tree.only_listed(5, tree.root, b"b", fields)
+    assert not tree.only_listed(5, tree.root, b"a", (*fields[:7], 8, *fields[8:]))
+    assert not tree.only_listed(99, tree.root, b"a", fields)
+    listed(tree, items)
+    assert tree.only_listed(5, tree.root, b"a", fields)
+    assert tree.node(5).lookups == 2
+    assert not tree.only_listed(5, tree.root, b"a", fields)

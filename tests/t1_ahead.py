@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from dadafs.checksum import block_checksums
+from dadafs.handed_files import Arrived
 from dadafs.small_files import SOON
 from tests.t1_operations import ROOT, Bench, in_trio
 
@@ -105,9 +106,14 @@ def files(tree: Path, count: int) -> None:
 
 async def opened_ahead(bench: Bench, *names: str) -> None:
     """These files have arrived and are not taken in."""
-    found = await bench.session.open_ahead(b"", [os.fsencode(name) for name in names], 1 << 20)
-    for path, answer, content in found:
-        bench.operations.small_files.arrived[path] = bench.operations.tree.root, answer, content
+    batch = await bench.session.open_ahead(b"", [os.fsencode(name) for name in names], 1 << 20)
+    position, root = 0, bench.operations.tree.root
+    for path, opened in zip(map(os.fsencode, names), batch.files, strict=True):
+        assert opened is not None
+        content = batch.content[position : position + opened.attr.size]
+        position += opened.attr.size
+        file = Arrived(path, root, path, opened, content, batch.asked_at, batch.generation)
+        bench.operations.small_files.arrived[path] = file
 
 
 @in_trio
@@ -217,3 +223,74 @@ async def test_what_has_arrived_is_dropped_where_a_push_is_newer(tmp_path: Path)
     await opened_ahead(bench, "f04")
     bench.session.lose("")
     assert not small.arrived
+
+
+def scans(tree: Path, count: int) -> None:
+    """Directories of small files."""
+    for number in range(count):
+        (tree / f"d{number}").mkdir()
+        files(tree / f"d{number}", 30)
+
+
+async def read_through(bench: Bench, name: str) -> None:
+    """A program opens all files of a directory, one after the other; the kernel asks for each name."""
+    node_id = (await bench.lookup(name)).id
+    for number in range(30):
+        told = await bench.lookup(f"f{number:02d}", node_id)
+        bench.operations.release((await bench.open(told.id))[0])
+        await trio.testing.wait_all_tasks_blocked()
+
+
+def listed(bench: Bench) -> list[object]:
+    return [told[1] for told in bench.kernel.told if told[0] == "list"]
+
+
+@in_trio
+async def test_behind_the_first_directory_the_next_one_is_only_listed(tmp_path: Path) -> None:
+    scans(tmp_path, 5)
+    bench = Bench(tmp_path, freshness=100.0)
+    await bench.listdir()
+    await bench.lookup("d1")
+    async with trio.open_nursery() as nursery:
+        bench.operations.small_files.start(nursery)
+        await read_through(bench, "d0")
+        assert set(listed(bench)) == {b"d0", b"d1"}
+        assert bench.operations.counters.opened_ahead <= 30, "of this directory, not of the next"
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_what_a_directory_is_in_is_listed_where_nobody_has(tmp_path: Path) -> None:
+    (tmp_path / "above").mkdir()
+    scans(tmp_path / "above", 3)
+    bench = Bench(tmp_path, freshness=100.0)
+    above = (await bench.lookup("above")).id
+    async with trio.open_nursery() as nursery:
+        bench.operations.small_files.start(nursery)
+        node_id = (await bench.lookup("d0", above)).id
+        for number in range(30):
+            told = await bench.lookup(f"f{number:02d}", node_id)
+            bench.operations.release((await bench.open(told.id))[0])
+            await trio.testing.wait_all_tasks_blocked()
+        assert b"above" in listed(bench)
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_two_directories_are_prepared_for_a_program_that_is_quick(tmp_path: Path) -> None:
+    scans(tmp_path, 8)
+    for pause, prepared in ((0.0, {b"d2", b"d3"}), (60.0, {b"d2"})):
+        bench = Bench(tmp_path, freshness=100.0)
+        bench.kernel.on_list = bench.shown  # the kernel lists what it is told to
+        await bench.listdir()
+        async with trio.open_nursery() as nursery:
+            bench.operations.small_files.start(nursery)
+            await read_through(bench, "d0")
+            await trio.sleep(pause)
+            before = bench.operations.counters.opened_ahead
+            await read_through(bench, "d1")
+            await trio.testing.wait_all_tasks_blocked()
+            assert {name for name in listed(bench) if name not in {b"d0", b"d1"}} == prepared
+            opened = bench.operations.counters.opened_ahead - before
+            assert opened >= 30 * len(prepared), "their files, too"
+            nursery.cancel_scope.cancel()

@@ -40,6 +40,7 @@ class FakeKernel:
         self.sizes: list[int] = []
         self.askers = {OWN_THREAD}
         self.on_look: Callable[[], Awaitable[object]] | None = None
+        self.on_list: Callable[[bytes], Awaitable[object]] | None = None
 
     def entry(self, parent: int, name: bytes) -> None:
         self.told.append(("entry", parent, name))
@@ -65,6 +66,8 @@ class FakeKernel:
     async def list(self, path: bytes) -> None:
         await trio.lowlevel.checkpoint()
         self.told.append(("list", path))
+        if self.on_list is not None:
+            await self.on_list(path)
 
     async def look(self, path: bytes) -> None:
         self.told.append(("look", path))
@@ -140,6 +143,13 @@ class Bench:
         names = await self.names(handle, chunk=chunk)
         directories.releasedir(handle)
         return names
+
+    async def shown(self, path: bytes) -> None:
+        """What the kernel does that is to list the directory at `path`."""
+        node_id = ROOT
+        for name in filter(None, path.split(b"/")):
+            node_id = (await self.lookup(os.fsdecode(name), node_id)).id
+        await self.listdir(node_id)
 
     async def names(self, handle: int, chunk: int = 2) -> list[bytes]:
         names: list[bytes] = []

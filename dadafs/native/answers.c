@@ -13,6 +13,7 @@
  * be found, or pyfuse3 was built in another way, nothing of this is called and everything works as it does without.
  */
 #include "answers.h"
+#include "handed.h"
 #include "hot_reads.h"
 #include "turns.h"
 
@@ -28,7 +29,7 @@
 
 static const char *const names[COUNT] = {"lookup", "getattr",  "open",    "read",    "release",
                                          "forget", "getxattr", "opendir", "readdir", "releasedir", "idle",
-                                         "number",   "interrupt", "retry"};
+                                         "number",   "interrupt", "retry",  "noticed", "reclaim"};
 static PyObject *callables[COUNT];
 static struct fuse_lowlevel_ops inner;
 static unsigned long long total; /* requests answered here */
@@ -300,33 +301,41 @@ static void getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     Py_XDECREF(answer);
 }
 
-/* Put the whole content of a file into the kernel's page cache; whether it is there now. Only for a file that nobody has
- * open: a page that somebody waits for is locked, and this would wait for the lock while that one waits for us. */
+int answers_store(fuse_ino_t ino, void *content, size_t length)
+{
+    struct fuse_bufvec vector = FUSE_BUFVEC_INIT(length);
+
+    vector.buf[0].mem = content;
+    return fuse_lowlevel_notify_store(turn.session, ino, 0, &vector, 0) == 0;
+}
+
 static int stored(fuse_ino_t ino, PyObject *content)
 {
-    struct fuse_bufvec vector = FUSE_BUFVEC_INIT(0);
     Py_buffer data;
-    int failed;
+    int done;
 
     if (PyObject_GetBuffer(content, &data, PyBUF_CONTIG_RO) != 0) {
         PyErr_Clear();
         return 0;
     }
-    vector.buf[0].mem = data.buf;
-    vector.buf[0].size = (size_t)data.len;
-    failed = fuse_lowlevel_notify_store(turn.session, ino, 0, &vector, 0);
+    done = answers_store(ino, data.buf, (size_t)data.len);
     PyBuffer_Release(&data);
-    return !failed;
+    return done;
 }
 
 static void open_(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     int thread = (int)fuse_req_ctx(req)->pid;
-    PyObject *answer = ask_with_more(OPEN, Py_BuildValue("(Kii)", (unsigned long long)ino, fi->flags, thread));
-    PyObject *content = Py_None;
+    PyObject *answer, *content = Py_None;
     unsigned long long handle;
     int keep;
 
+    if (handed_open(req, ino, fi)) {
+        answered();
+        handed_tell(0);
+        return;
+    }
+    answer = ask_with_more(OPEN, Py_BuildValue("(Kii)", (unsigned long long)ino, fi->flags, thread));
     if (answer && PyTuple_Check(answer) && PyArg_ParseTuple(answer, "Kp|O", &handle, &keep, &content)) {
         fi->fh = handle;
         if (content != Py_None)
@@ -348,7 +357,7 @@ static void read_(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, str
     PyObject *request, *answer = NULL;
     Py_ssize_t sent;
 
-    if (hot_read(req, fi->fh, size, offset)) {
+    if (hot_read(req, fi->fh, size, offset) || handed_read(req, fi->fh, size, offset)) {
         answered();
         return;
     }
@@ -384,6 +393,10 @@ static void release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     PyObject *answer;
 
+    if (handed_release(req, fi->fh)) {
+        answered();
+        return;
+    }
     if (callables[RELEASE] && released_count < MOST_RELEASED && is_small(fi->fh)) {
         released[released_count++] = fi->fh;
         fuse_reply_err(req, 0);
@@ -506,6 +519,7 @@ PyObject *answers_set(PyObject *module, PyObject *arguments, PyObject *keywords)
     }
     mount_number++;
     hot_forget_all();
+    handed_forget_all();
     for (int i = 0; i < COUNT; i++) {
         PyObject *callable = keywords ? PyDict_GetItemString(keywords, names[i]) : NULL;
         Py_XINCREF(callable);

@@ -12,10 +12,14 @@
 
 /* What Python is asked; the names are in answers.c. */
 enum { LOOKUP, GETATTR, OPEN, READ, RELEASE, FORGET, GETXATTR, OPENDIR, READDIR, RELEASEDIR, IDLE, NUMBER,
-       INTERRUPT, RETRY, COUNT };
+       INTERRUPT, RETRY, NOTICED, RECLAIM, COUNT };
 
 /* A new reference to what the callable says to `arguments`, which is released; NULL where it has nothing to say. */
 PyObject *answers_ask(int which, PyObject *arguments);
+
+/* Put the whole content of a file into the kernel's page cache; whether it is there now. Only for a file that nobody has
+ * open: a page that somebody waits for is locked, and this would wait for the lock while that one waits for us. */
+int answers_store(fuse_ino_t ino, void *content, size_t length);
 
 /* A new reference to what stands for a request that Python will answer; NULL, with an exception, where there is no memory. */
 PyObject *answers_request(fuse_req_t req);
@@ -40,6 +44,9 @@ PyObject *answers_afterwards(PyObject *module, PyObject *work);
 /* entry(name, told, cookie), entries(...), of the module: see entries.c. */
 PyObject *entries_one(PyObject *module, PyObject *arguments);
 PyObject *entries_many(PyObject *module, PyObject *arguments);
+
+/* list(path), of the module: see listing.c. */
+PyObject *listing_of(PyObject *module, PyObject *arguments);
 
 /* `Told(id, fields, timeout)` as the kernel wants it; 0, or -1 where it is something else. */
 int answers_told(PyObject *answer, struct fuse_entry_param *entry);

@@ -16,6 +16,7 @@
  */
 #include "answers.h"
 #include "fetches.h"
+#include "handed.h"
 #include "hot_reads.h"
 #include "turns.h"
 
@@ -199,6 +200,14 @@ static PyMethodDef methods[] = {
     {"hot_give_back", hot_give_back, METH_NOARGS, "hot_give_back(): whether the memory of the blocks was given back."},
     {"hot_drain", hot_drain, METH_NOARGS,
      "hot_drain() -> (tallies of handles, waiting times of each tier, latest reads), counted since the last call."},
+    {"hand_over", handed_over, METH_VARARGS,
+     "hand_over(id, content, checksum, seconds, soon, what): whether opens of a small file are answered without asking, for\n"
+     "so long; with `soon` `noticed` is called after each. See handed.c."},
+    {"take_back", handed_take_back, METH_O,
+     "take_back(id) -> (list of (handle, thread) that are open, whether it was ever opened), or None: not handed over."},
+    {"rests", handed_rests, METH_O, "rests(id): whether a file that was handed over was opened and is closed again."},
+    {"handed_open", handed_open_now, METH_NOARGS, "handed_open() -> ids of the files handed over that are open."},
+    {"list", listing_of, METH_VARARGS, "list(path): read through a directory; 0, or the number of the error."},
     {"current", interrupts_current, METH_NOARGS, "current() -> (number, thread) of the request that was processed last."},
     {"answered", answers_count, METH_NOARGS, "How many requests were answered in place so far."},
     {NULL, NULL, 0, NULL}};

@@ -10,6 +10,7 @@
 #include "turns.h"
 #include "answers.h"
 #include "fetches.h"
+#include "handed.h"
 #include "hot_reads.h"
 
 #include <dlfcn.h>
@@ -137,13 +138,12 @@ static int wait_for_news(struct pollfd *fds, nfds_t count, int watched, long lon
     struct timespec patience = {0, left > 0 ? (long)left : 0};
     int got = 0;
 
+    Py_BEGIN_ALLOW_THREADS
     if (watched && have_company())
         while (!(got = poll(fds, count, 0)) && monotonic_ns() < end)
             ;
-    if (got)
-        return got;
-    Py_BEGIN_ALLOW_THREADS
-    got = ppoll(fds, count, &patience, NULL);
+    if (!got)
+        got = ppoll(fds, count, &patience, NULL);
     Py_END_ALLOW_THREADS
     return got;
 }
@@ -183,6 +183,7 @@ static int another_soon(int fd)
     static unsigned disappointed; /* so often in a row */
     struct pollfd waiting = {.fd = fd, .events = POLLIN};
     long long end;
+    int got;
 
     for (int pieces = 0; pieces < PIECES && idle(); pieces++)
         if (poll(&waiting, 1, 0) > 0)
@@ -191,13 +192,16 @@ static int another_soon(int fd)
         disappointed++;
         return 0;
     }
+    Py_BEGIN_ALLOW_THREADS /* one of ours may have what the program asks for next to do */
     end = monotonic_ns() + WATCH_NS;
-    do {
-        if (poll(&waiting, 1, 0) > 0) {
-            disappointed = 0;
-            return (waiting.revents & POLLIN) != 0;
-        }
-    } while (monotonic_ns() < end);
+    do
+        got = poll(&waiting, 1, 0);
+    while (got <= 0 && monotonic_ns() < end);
+    Py_END_ALLOW_THREADS
+    if (got > 0) {
+        disappointed = 0;
+        return (waiting.revents & POLLIN) != 0;
+    }
     disappointed++;
     return 0;
 }
@@ -255,6 +259,7 @@ fuse_session_process_buf(struct fuse_session *session, const struct fuse_buf *re
         carry_out(process, session, &next);
     }
     answers_settle();
+    handed_tell(1);
     fetches_hold_back(0);
     fetches_send_all();
     fetches_unmask();

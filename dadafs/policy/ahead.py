@@ -33,6 +33,25 @@ class InOrder:
         self._lead = MOST if proven else 0
         self.asked = 0  #: names below this were asked for
 
+    @property
+    def begun(self) -> bool:
+        """Whether a file was opened, or is surely going to be."""
+        return self._position is not None
+
+    @property
+    def far(self) -> bool:
+        """Whether the lead is so long that an open or two may be told of late."""
+        return self._lead == MOST
+
+    @property
+    def reach(self) -> int:
+        """Where the lead ends, were there names enough."""
+        return self.asked if self._position is None else max(self.asked, self._position + 1 + self._lead)
+
+    def is_through(self, count: int) -> bool:
+        """Whether the last one of `count` names was opened, or one near it."""
+        return self._position is not None and self._position + NEAR >= count
+
     def opened(self, position: int) -> range:
         """The file at `position` is opened: positions to open ahead now, maybe none."""
         if self._position is None or abs(position - self._position) > NEAR:

@@ -14,7 +14,7 @@ import trio
 
 from dadafs.checksum import checksum
 from dadafs.policy.lease import LeaseClock
-from dadafs.session import Answer, Listed
+from dadafs.session import Answer, Batch, Listed
 from dadafs.wire.messages import Attr, Change, Changes, Entry, Item, LeasesLost, Opened, StatfsReply, Welcome
 
 
@@ -68,6 +68,7 @@ class FakeSession:
         self.welcome = Welcome(1, 1, 1 << 20, 1 << 16, root, "fake")
         self.held: dict[int, int] = {}
         self._callbacks: list[Callable[[Changes | LeasesLost], None]] = []
+        self._connection: list[Callable[[bool], None]] = []
 
     # --- what the head would do of its own accord ---------------------------------------------------------------
 
@@ -97,8 +98,11 @@ class FakeSession:
     def deadline(self) -> float:
         return self.now() + 30
 
-    def on_changes(self, callback: Callable[[Changes | LeasesLost], None]) -> None:
-        self._callbacks.append(callback)
+    def on_changes(self, callback: Callable[[Changes | LeasesLost], None], *, first: bool = False) -> None:
+        self._callbacks.insert(0 if first else len(self._callbacks), callback)
+
+    def on_connection(self, callback: Callable[[bool], None]) -> None:
+        self._connection.append(callback)
 
     def _real(self, path: bytes) -> bytes:
         return os.path.join(os.fsencode(self.tree), path)
@@ -148,19 +152,16 @@ class FakeSession:
         self.held[handle] = handle
         return self._answer(Opened(handle, attr, self.leased)), None
 
-    async def open_ahead(
-        self, directory: bytes, names: list[bytes], limit: int
-    ) -> list[tuple[bytes, Answer[Opened], memoryview]]:
+    async def open_ahead(self, directory: bytes, names: list[bytes], limit: int) -> Batch:
         self.asked["open_ahead"] += 1
-        found = []
+        found, contents = [], []
         for name in names:
-            path = os.path.join(directory, name)
-            answer, _ = await self.open(path)
+            answer, _ = await self.open(os.path.join(directory, name))
             self.asked["open"] -= 1
-            content = os.pread(answer.value.handle, answer.value.attr.size, 0)
-            opened = Opened(answer.value.handle, answer.value.attr, self.leased, True, checksum(content), self.settled)
-            found.append((path, self._answer(opened), memoryview(content)))
-        return found
+            contents.append(os.pread(answer.value.handle, answer.value.attr.size, 0))
+            digest = checksum(contents[-1])
+            found.append(Opened(answer.value.handle, answer.value.attr, self.leased, True, digest, self.settled))
+        return Batch(found, memoryview(b"".join(contents)), self.now(), self.leases.generation, frozenset())
 
     def whole(self, opened: Opened, content: memoryview) -> bytes | None:
         return bytes(content)

@@ -1,0 +1,209 @@
+"""What the compiled part says of files that are handed over, without a mount."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from dadafs.checksum import checksum
+from dadafs.handed_files import MOST
+from dadafs.native import fuse_session
+from tests.t1_operations import Bench, in_trio
+
+pytestmark = pytest.mark.skipif(fuse_session is None, reason="the compiled part was not built")
+
+native: Any = fuse_session
+MOST_SLOTS = 2048  # see handed.c
+
+
+@pytest.fixture(autouse=True)
+def _nothing_handed_over() -> Iterator[None]:
+    native.answer()
+    yield
+    native.answer()
+
+
+def over(number: int, content: bytes = b"content", seconds: float = 10.0, what: object = None) -> bool:
+    return bool(native.hand_over(number, content, checksum(content), seconds, False, what))
+
+
+def test_what_is_handed_over_can_be_taken_back_once() -> None:
+    assert over(5)
+    assert not over(5), "it is there already"
+    assert not native.rests(5)
+    assert native.handed_open() == []
+    assert native.take_back(5) == ([], False)
+    assert native.take_back(5) is None
+    assert over(5)
+    native.answer()
+    assert native.take_back(5) is None, "it went with its mount"
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), 1e9])
+def test_it_has_to_be_believed_for_some_time(seconds: float) -> None:
+    assert not over(5, seconds=seconds)
+
+
+def test_there_is_room_for_so_many() -> None:
+    assert MOST < MOST_SLOTS
+    assert all(over(number << 12 | 7) for number in range(MOST_SLOTS))
+    assert not over(1)
+    assert native.take_back(7 << 12 | 7) == ([], False)
+    assert over(1)
+    for number in range(MOST_SLOTS):
+        assert (native.take_back(number << 12 | 7) is None) == (number == 7)
+    assert native.take_back(1) == ([], False)
+
+
+def test_nothing_else_is_taken() -> None:
+    for arguments in ((1,), (1, None, 0, 1.0, False, None), ("x", b"", 0, 1.0, False, None), (1, "text", 0, 1, 0, 0)):
+        with pytest.raises((TypeError, BufferError)):
+            native.hand_over(*arguments)
+    for call in (native.take_back, native.rests):
+        with pytest.raises((TypeError, OverflowError)):
+            call(-1)
+        with pytest.raises(TypeError):
+            call("x")
+
+
+def test_content_is_held_and_given_back() -> None:
+    class Marked(bytearray):
+        pass
+
+    content, what = Marked(b"content"), Marked(b"what")
+    assert over(5, content, what=what)
+    with pytest.raises(BufferError):
+        content.extend(b"more")
+    native.take_back(5)
+    content.extend(b"more")
+    del content, what
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, Marked)]
+
+
+def test_a_directory_that_cannot_be_listed_has_its_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert native.list(bytes(tmp_path)) == 0
+    assert native.list(bytes(tmp_path / "file")) == 20
+    assert native.list(bytes(tmp_path / "nothing")) == 2
+
+
+async def gone_through(bench: Bench, count: int) -> None:
+    """A program went through the first files; the kernel knows all names from a listing."""
+    await bench.listdir()
+    for number in range(count):
+        told = await bench.lookup(f"f{number:02d}")
+        bench.operations.release((await bench.open(told.id))[0])
+        await trio.testing.wait_all_tasks_blocked()
+
+
+def files(tree: Path, count: int) -> None:
+    for number in range(count):
+        (tree / f"f{number:02d}").write_bytes(b"content %d" % number)
+
+
+@in_trio
+async def test_only_files_that_the_kernel_knows_from_a_listing_are_handed_over(tmp_path: Path) -> None:
+    files(tmp_path, 60)
+    bench = Bench(tmp_path)
+    async with trio.open_nursery() as nursery:
+        bench.operations.small_files.start(nursery)
+        for number in range(3):  # looked up one by one: nothing was listed to the kernel
+            bench.operations.release((await bench.open((await bench.lookup(f"f{number:02d}")).id))[0])
+        await trio.testing.wait_all_tasks_blocked()
+        assert bench.operations.small_files.arrived
+        assert not len(bench.operations.small_files.handed)
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_those_that_are_not_opened_are_taken_in_while_they_are_believed(tmp_path: Path) -> None:
+    files(tmp_path, 60)
+    bench = Bench(tmp_path)
+    small = bench.operations.small_files
+    async with trio.open_nursery() as nursery:
+        small.start(nursery)
+        await gone_through(bench, 3)
+        assert len(small.handed) >= 7
+        assert bench.operations.statistics()["handed_files"] == len(small.handed)
+        opens = bench.session.asked["open"]
+        await trio.sleep(bench.session.freshness * 0.6)
+        assert not len(small.handed)
+        bench.operations.release((await bench.open((await bench.lookup("f05")).id))[0])
+        assert bench.session.asked["open"] == opens, "it is held open by the head, and believed"
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_one_that_is_wanted_comes_back_and_the_others_stay(tmp_path: Path) -> None:
+    files(tmp_path, 60)
+    bench = Bench(tmp_path)
+    small = bench.operations.small_files
+    async with trio.open_nursery() as nursery:
+        small.start(nursery)
+        await gone_through(bench, 3)
+        before = len(small.handed)
+        handle, _ = await bench.open(
+            (await bench.lookup("f05")).id
+        )  # a program of which the compiled part knows nothing
+        assert len(small.handed) == before - 1
+        assert bench.operations.content_at_open(handle) is not None
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_a_push_drops_what_was_not_opened(tmp_path: Path) -> None:
+    files(tmp_path, 60)
+    bench = Bench(tmp_path)
+    small = bench.operations.small_files
+    async with trio.open_nursery() as nursery:
+        small.start(nursery)
+        await gone_through(bench, 3)
+        before = len(small.handed)
+        (tmp_path / "f05").write_bytes(b"something else")
+        bench.session.push("f05")
+        assert len(small.handed) == before - 1
+        handle, _ = await bench.open((await bench.lookup("f05")).id)
+        assert await bench.operations.read(handle, 0, 100) == b"something else"
+        bench.session.lose("f06")
+        assert len(small.handed) == before - 2
+        bench.session.push("", subtree=True)
+        assert not len(small.handed)
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_what_nobody_opens_for_the_time_of_a_lease_is_given_back(tmp_path: Path) -> None:
+    files(tmp_path, 60)
+    bench = Bench(tmp_path, freshness=100.0)
+    small = bench.operations.small_files
+    async with trio.open_nursery() as nursery:
+        small.start(nursery)
+        nursery.start_soon(bench.operations.files.run)
+        await gone_through(bench, 3)
+        assert len(small.handed)
+        await trio.sleep(bench.session.options.lease * 1.5)
+        assert not len(small.handed)
+        nursery.cancel_scope.cancel()
+
+
+@in_trio
+async def test_their_content_counts_as_memory_in_use(tmp_path: Path) -> None:
+    files(tmp_path, 60)
+    bench = Bench(tmp_path)
+    cache = bench.operations.files.cache
+    async with trio.open_nursery() as nursery:
+        bench.operations.small_files.start(nursery)
+        await gone_through(bench, 3)
+        handed = bench.operations.small_files.handed
+        assert len(handed)
+        used = cache.used
+        bench.session.push("", subtree=True)
+        assert used - cache.used >= 7 * len(b"content 1")
+        nursery.cancel_scope.cancel()
