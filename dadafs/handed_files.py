@@ -61,7 +61,7 @@ class Arrived:
         directory: Directory,
         name: bytes,
         opened: Opened,
-        content: memoryview,
+        content: memoryview | bytes,
         asked_at: float,
         generation: int,
     ) -> None:
@@ -100,6 +100,10 @@ class HandedFiles:
 
     def __contains__(self, node_id: int) -> bool:
         return node_id in self._here
+
+    def files(self) -> list[Arrived]:
+        """All of them, oldest first."""
+        return list(self._here.values())
 
     @property
     def open(self) -> int:
@@ -141,6 +145,7 @@ class HandedFiles:
         if self._files.find((attr.dev, attr.ino)) is not None or left <= 0:
             return False
         assert fuse_session is not None
+        file.content = bytes(file.content)  # of its own: the others of the batch may go long before it
         if not fuse_session.hand_over(node_id, file.content, opened.checksum, left, soon, expected.use):
             return False
         self._here[node_id] = file

@@ -8,6 +8,7 @@ reason: the handler meets it again and tells of it.
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -24,6 +25,8 @@ from dadafs.node import ROOT_ID
 from dadafs.operations import Operations
 from dadafs.pieces import Data
 from dadafs.virtual_files import FOLDER, VirtualFiles
+
+log = logging.getLogger(__name__)
 
 NAMES = (
     "lookup",
@@ -210,12 +213,18 @@ class InPlace:
 
     def noticed(self, news: list[Use | int]) -> bool:
         """Who opened which small files: see `SmallFiles.noticed`."""
-        self._operations.small_files.noticed(news)
+        try:
+            self._operations.small_files.noticed(news)
+        except Exception:  # nobody else would tell of it
+            log.exception("what was opened could not be noted")
         return True
 
     def reclaim(self, node_id: int) -> bool:
         """A small file that was handed over is read later than it may be believed."""
-        self._operations.small_files.handed.come_back(node_id, unused=True, closed=True)
+        try:
+            self._operations.small_files.handed.come_back(node_id, unused=True, closed=True)
+        except Exception:
+            log.exception("a small file could not be taken back")
         return True
 
     def number(self, node_id: int) -> int:

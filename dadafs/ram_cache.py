@@ -92,6 +92,11 @@ class RamCache:
         if self._waiting:
             self._waiting.unpark_all()
 
+    @property
+    def aside(self) -> int:
+        """Bytes of the budget that are used by somebody else."""
+        return self._aside
+
     def set_aside(self, user: str, size: int) -> None:
         """So many bytes of the budget are used by somebody else."""
         self._aside += size - self._asides.get(user, 0)

@@ -357,7 +357,7 @@ class Session:
         overtaken = {name for name in names if pushed and self._overtaken.since(mark, prefix + name)}
         return Batch(reply.files, content, asked_at, generation, overtaken)
 
-    def whole(self, opened: Opened, content: memoryview | bytearray) -> bytes | None:
+    def whole(self, opened: Opened, content: memoryview | bytearray | bytes) -> bytes | None:
         """The content of a small file that came with its open; None where it did not, or is damaged."""
         if not opened.inline or len(content) != opened.attr.size:
             return None
