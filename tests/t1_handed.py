@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,42 +95,37 @@ def test_a_directory_that_cannot_be_listed_has_its_error(tmp_path: Path) -> None
     assert native.list(bytes(tmp_path / "nothing")) == 2
 
 
-async def gone_through(bench: Bench, count: int) -> None:
-    """A program went through the first files; the kernel knows all names from a listing."""
-    await bench.listdir()
-    for number in range(count):
-        told = await bench.lookup(f"f{number:02d}")
-        bench.operations.release((await bench.open(told.id))[0])
-        await trio.testing.wait_all_tasks_blocked()
-
-
-def files(tree: Path, count: int) -> None:
-    for number in range(count):
+@asynccontextmanager
+async def gone_through(tree: Path, *, listed: bool = True, **options: Any) -> AsyncIterator[Bench]:
+    """A program went through the first three of 60 files; the kernel knows all names from a listing, where `listed`."""
+    for number in range(60):
         (tree / f"f{number:02d}").write_bytes(b"content %d" % number)
-
-
-@in_trio
-async def test_only_files_that_the_kernel_knows_from_a_listing_are_handed_over(tmp_path: Path) -> None:
-    files(tmp_path, 60)
-    bench = Bench(tmp_path)
+    bench = Bench(tree, **options)
     async with trio.open_nursery() as nursery:
         bench.operations.small_files.start(nursery)
-        for number in range(3):  # looked up one by one: nothing was listed to the kernel
-            bench.operations.release((await bench.open((await bench.lookup(f"f{number:02d}")).id))[0])
-        await trio.testing.wait_all_tasks_blocked()
-        assert bench.operations.small_files.arrived
-        assert not len(bench.operations.small_files.handed)
+        nursery.start_soon(bench.operations.files.run)
+        if listed:
+            await bench.listdir()
+        for number in range(3):
+            told = await bench.lookup(f"f{number:02d}")
+            bench.operations.release((await bench.open(told.id))[0])
+            await trio.testing.wait_all_tasks_blocked()
+        yield bench
         nursery.cancel_scope.cancel()
 
 
 @in_trio
+async def test_only_files_that_the_kernel_knows_from_a_listing_are_handed_over(tmp_path: Path) -> None:
+    async with gone_through(tmp_path, listed=False) as bench:
+        small = bench.operations.small_files
+        assert small.arrived
+        assert not len(small.handed)
+
+
+@in_trio
 async def test_those_that_are_not_opened_are_taken_in_while_they_are_believed(tmp_path: Path) -> None:
-    files(tmp_path, 60)
-    bench = Bench(tmp_path)
-    small = bench.operations.small_files
-    async with trio.open_nursery() as nursery:
-        small.start(nursery)
-        await gone_through(bench, 3)
+    async with gone_through(tmp_path) as bench:
+        small = bench.operations.small_files
         assert len(small.handed) >= 7
         assert bench.operations.statistics()["handed_files"] == len(small.handed)
         opens = bench.session.asked["open"]
@@ -137,76 +133,49 @@ async def test_those_that_are_not_opened_are_taken_in_while_they_are_believed(tm
         assert not len(small.handed)
         bench.operations.release((await bench.open((await bench.lookup("f05")).id))[0])
         assert bench.session.asked["open"] == opens, "it is held open by the head, and believed"
-        nursery.cancel_scope.cancel()
 
 
 @in_trio
 async def test_one_that_is_wanted_comes_back_and_the_others_stay(tmp_path: Path) -> None:
-    files(tmp_path, 60)
-    bench = Bench(tmp_path)
-    small = bench.operations.small_files
-    async with trio.open_nursery() as nursery:
-        small.start(nursery)
-        await gone_through(bench, 3)
-        before = len(small.handed)
-        handle, _ = await bench.open(
-            (await bench.lookup("f05")).id
-        )  # a program of which the compiled part knows nothing
-        assert len(small.handed) == before - 1
+    async with gone_through(tmp_path) as bench:
+        before = len(bench.operations.small_files.handed)
+        handle, _ = await bench.open((await bench.lookup("f05")).id)  # the compiled part saw nothing of this
+        assert len(bench.operations.small_files.handed) == before - 1
         assert bench.operations.content_at_open(handle) is not None
-        nursery.cancel_scope.cancel()
 
 
 @in_trio
 async def test_a_push_drops_what_was_not_opened(tmp_path: Path) -> None:
-    files(tmp_path, 60)
-    bench = Bench(tmp_path)
-    small = bench.operations.small_files
-    async with trio.open_nursery() as nursery:
-        small.start(nursery)
-        await gone_through(bench, 3)
-        before = len(small.handed)
+    async with gone_through(tmp_path) as bench:
+        handed = bench.operations.small_files.handed
+        before = len(handed)
         (tmp_path / "f05").write_bytes(b"something else")
         bench.session.push("f05")
-        assert len(small.handed) == before - 1
+        assert len(handed) == before - 1
         handle, _ = await bench.open((await bench.lookup("f05")).id)
         assert await bench.operations.read(handle, 0, 100) == b"something else"
         bench.session.lose("f06")
-        assert len(small.handed) == before - 2
+        assert len(handed) == before - 2
         bench.session.push("", subtree=True)
-        assert not len(small.handed)
-        nursery.cancel_scope.cancel()
+        assert not len(handed)
 
 
 @in_trio
 async def test_what_nobody_opens_for_the_time_of_a_lease_is_given_back(tmp_path: Path) -> None:
-    files(tmp_path, 60)
-    bench = Bench(tmp_path, freshness=100.0)
-    small = bench.operations.small_files
-    async with trio.open_nursery() as nursery:
-        small.start(nursery)
-        nursery.start_soon(bench.operations.files.run)
-        await gone_through(bench, 3)
-        assert len(small.handed)
+    async with gone_through(tmp_path, freshness=100.0) as bench:
+        assert len(bench.operations.small_files.handed)
         await trio.sleep(bench.session.options.lease * 1.5)
-        assert not len(small.handed)
-        nursery.cancel_scope.cancel()
+        assert not len(bench.operations.small_files.handed)
 
 
 @in_trio
 async def test_their_content_counts_as_memory_in_use(tmp_path: Path) -> None:
-    files(tmp_path, 60)
-    bench = Bench(tmp_path)
-    cache = bench.operations.files.cache
-    async with trio.open_nursery() as nursery:
-        bench.operations.small_files.start(nursery)
-        await gone_through(bench, 3)
-        handed = bench.operations.small_files.handed
-        assert len(handed)
-        holders = [memoryview(file.content).obj for file in handed.files()]
+    async with gone_through(tmp_path) as bench:
+        cache, files = bench.operations.files.cache, bench.operations.small_files.handed.files()
+        assert files
+        holders = [memoryview(file.content).obj for file in files]
         whole = sum(len(holder) for holder in {id(holder): holder for holder in holders}.values())
-        assert whole == sum(len(file.content) for file in handed.files()), "none keeps the rest of a batch in memory"
+        assert whole == sum(len(file.content) for file in files), "none keeps the rest of a batch in memory"
         assert cache.aside == whole
         bench.session.push("", subtree=True)
         assert cache.aside == 0
-        nursery.cancel_scope.cancel()
