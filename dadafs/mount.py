@@ -35,6 +35,7 @@ from dadafs.reader import Reader
 from dadafs.remote_file import RemoteFiles
 from dadafs.report import RecentLog, Report
 from dadafs.session import Session, SessionOptions
+from dadafs.stack_dump import on_usr1
 from dadafs.supervisor import mount_in_background
 from dadafs.tree import Tree
 from dadafs.unmount import DeadMount, detach, is_dead, replace
@@ -111,8 +112,7 @@ def run(
         times=True,
     )
     faulthandler.enable()  # SIGABRT is what systemd's watchdog sends
-    # Of this thread only, which has the loop: following the frames of threads that run on can end the process.
-    faulthandler.register(signal.SIGUSR1, all_threads=False)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # of threads, too: see `dadafs.stack_dump`
     try:
         share_the_interpreter()
         trio.run(MountProcess(options, recent, ready, lifeline or Lifeline(), replacing).run)
@@ -161,6 +161,10 @@ class MountProcess:
 
     async def run(self) -> None:
         """Serve until the end. Raises UserError where it cannot begin."""
+        with on_usr1():
+            await self._run()
+
+    async def _run(self) -> None:
         settings = self._options.settings
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._prove_life)  # at once: the head may keep us waiting

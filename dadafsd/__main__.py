@@ -8,7 +8,7 @@ import signal
 def main() -> None:
     """Run the command.
 
-    SIGUSR1 is for one thread, which waits for it (`dadafsd.stack_dump`): it is blocked in all others, and so before the
+    SIGUSR1 is for one thread, which waits for it (`dadafs.stack_dump`): it is blocked in all others, and so before the
     first begins. Libraries start some when they are imported.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dadafs import __version__
 from dadafs.errors import UserError
+from dadafs.stack_dump import dump_tasks, dump_threads
 from dadafs.wire.paths import BadPath, check
 from dadafsd import origin_mount
 from dadafsd.comparing import Comparer
@@ -20,7 +21,6 @@ from dadafsd.exported import Exported
 from dadafsd.jobs import Job, Jobs
 from dadafsd.live import LiveSettings
 from dadafsd.sessions import Session
-from dadafsd.stack_dump import dump_tasks, dump_threads
 from dadafsd.store_access import StoreAccess
 from dadafsd.tier_counts import tier_rows
 from dadafsd.warming import Warmer, files_below

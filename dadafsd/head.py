@@ -15,6 +15,7 @@ import trio
 from dadafs.errors import ExitCode, UserError
 from dadafs.quantity import format_size
 from dadafs.report import RecentLog
+from dadafs.stack_dump import on_usr1
 from dadafs.wire.channel import ChannelClosed
 from dadafs.wire.frame import FrameError
 from dadafs.wire.server import Doorkeeper, TurnedAway, authenticate
@@ -33,7 +34,6 @@ from dadafsd.open_files import raise_descriptor_limit
 from dadafsd.packing import Packing
 from dadafsd.service import Service
 from dadafsd.sessions import Sessions
-from dadafsd.stack_dump import on_usr1
 from dadafsd.store.record import FragmentKey
 from dadafsd.store_access import StoreAccess, hot_records
 from dadafsd.tiers import open_store

@@ -1,7 +1,7 @@
 """SIGUSR1: print what every thread and every task is doing to stderr; the threads also when the loop hangs.
 
 Nothing is looked at in a signal handler: there the frames of a thread may be followed while they change, which ended
-the process now and then. The signal is blocked in all threads (`dadafsd.__main__`), and one thread waits for it.
+the process now and then. The signal is blocked in all threads, since before the first began, and one waits for it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import trio
 def on_usr1() -> Iterator[None]:
     """While the loop runs this, SIGUSR1 shows all threads at once, and all tasks when the loop has its turn.
 
-    Where the signal is not blocked it does what it did: this is for the process of `dadafsd`.
+    The caller has blocked the signal before it, or a library, began a thread.
     """
     ended = threading.Event()
     loop = trio.lowlevel.current_trio_token()
@@ -31,7 +31,7 @@ def on_usr1() -> Iterator[None]:
     finally:
         ended.set()
         signal.pthread_kill(waits.ident or 0, signal.SIGUSR1)  # it waits for it, or will
-        waits.join()
+        waits.join(1.0)  # whoever reads what it prints may have stopped
 
 
 def _show(loop: trio.lowlevel.TrioToken, ended: threading.Event) -> None:
