@@ -70,7 +70,7 @@ static int lose(struct fetches *self, const char *what, const char *why)
 int fetches_open(const struct fetches *self)
 {
     return !self->over && !self->held && self->pending < MOST &&
-           self->requests_size < MOST_CORKED * FRAME_REQUEST_ROOM - FRAME_REQUEST_ROOM;
+           self->requests_size < MOST_CORKED * REQUEST_ROOM - REQUEST_ROOM;
 }
 
 int fetches_over(const struct fetches *self)
@@ -205,7 +205,7 @@ static void verify(struct fetches *self)
             to = self->length;
         if (to > self->done || !self->into)
             return;
-        if (frames_hash(self->into + from, to - from) != self->blocks.checksums[self->verified])
+        if (wire_hash(self->into + from, to - from) != self->blocks.checksums[self->verified])
             self->intact = 0;
         self->verified++;
     }
@@ -260,9 +260,9 @@ static ssize_t receive_payload(struct fetches *self)
 }
 
 /* What the frame in the buffer, whole but for its payload, is about. 0, or -1 at the end. */
-static int begin_payload(struct fetches *self, const struct frame_header *header)
+static int begin_payload(struct fetches *self, const struct wire_header *header)
 {
-    uint8_t *metadata = self->buffer + self->start + FRAME_HEADER;
+    uint8_t *metadata = self->buffer + self->start + WIRE_HEADER;
     size_t there;
 
     self->current = NULL;
@@ -306,7 +306,7 @@ static int begin_payload(struct fetches *self, const struct frame_header *header
         PyErr_Clear();
         Py_DECREF(into);
     }
-    self->start += FRAME_HEADER + header->metadata;
+    self->start += WIRE_HEADER + header->metadata;
     there = self->end - self->start;
     if (there > self->length)
         there = self->length;
@@ -324,19 +324,19 @@ static int begin_payload(struct fetches *self, const struct frame_header *header
 /* As receive_payload, of the next header and its metadata. */
 static ssize_t receive_header(struct fetches *self)
 {
-    size_t have = self->end - self->start, need = FRAME_HEADER;
-    struct frame_header header;
+    size_t have = self->end - self->start, need = WIRE_HEADER;
+    struct wire_header header;
     struct iovec part;
     ssize_t got;
 
-    if (have >= FRAME_HEADER) {
-        if (frames_header(self->buffer + self->start, &header) != 0 || header.kind != FRAME_REPLY)
+    if (have >= WIRE_HEADER) {
+        if (wire_header(self->buffer + self->start, &header) != 0 || header.kind != WIRE_REPLY)
             return fail(self, "a frame that a head does not send on a data channel");
         if (header.metadata > MOST_METADATA || header.payload > MOST_PAYLOAD)
             return fail(self, "oversized frame");
         need += header.metadata;
         if (have >= need) {
-            if (!frames_intact(self->buffer + self->start, &header))
+            if (!wire_intact(self->buffer + self->start, &header))
                 return fail(self, "damaged frame: its check does not match");
             return begin_payload(self, &header) == 0 ? (ssize_t)need : -1;
         }

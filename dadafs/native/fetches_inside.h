@@ -11,7 +11,7 @@
 #define SMALL (18u << 10)    /* replies of fewer bytes are received whole */
 #define MOST_METADATA (64u << 10)
 #define MOST_PAYLOAD (16u << 20)
-#define ROOM (FRAME_HEADER + MOST_METADATA)
+#define ROOM (WIRE_HEADER + MOST_METADATA)
 #define MOST_CORKED 64       /* requests that are sent together */
 #define PIECE (256 << 10)    /* and in one call */
 #define TURN (4 << 20)       /* bytes in a row, then others have their turn */

@@ -166,7 +166,7 @@ static PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *keyword
     (void)keywords;
     if (!PyArg_ParseTuple(arguments, "iOO", &fd, &take, &landed))
         return NULL;
-    if (!frames_ready()) {
+    if (!wire_ready()) {
         PyErr_SetString(PyExc_RuntimeError, "no function for checksums was found");
         return NULL;
     }
@@ -183,7 +183,7 @@ static PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *keyword
     self->take = Py_NewRef(take);
     self->landed = Py_NewRef(landed);
     self->buffer = PyMem_Malloc(ROOM + READ_AHEAD);
-    self->requests = PyMem_Malloc(MOST_CORKED * FRAME_REQUEST_ROOM);
+    self->requests = PyMem_Malloc(MOST_CORKED * REQUEST_ROOM);
     if (!self->buffer || !self->requests) {
         Py_DECREF(self);
         return PyErr_NoMemory();

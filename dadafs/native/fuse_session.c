@@ -169,7 +169,7 @@ static PyObject *use_hash(PyObject *self, PyObject *args)
     (void)self;
     if (!PyArg_ParseTuple(args, "s", &path))
         return NULL;
-    return PyBool_FromLong(frames_use_hash(path) == 0);
+    return PyBool_FromLong(wire_use_hash(path) == 0);
 }
 
 static PyMethodDef methods[] = {

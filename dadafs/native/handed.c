@@ -10,8 +10,8 @@
  * and goes on as if it had opened it itself. So does a request that comes too late for the content to be believed.
  */
 #include "handed.h"
-#include "frames.h"
 #include "turns.h"
+#include "wire.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -103,7 +103,7 @@ static void drop(struct handed *file)
 static int is_intact(struct handed *file)
 {
     if (file->state == UNKNOWN)
-        file->state = frames_hash(file->content.buf, (size_t)file->content.len) == file->checksum ? GOOD : DAMAGED;
+        file->state = wire_hash(file->content.buf, (size_t)file->content.len) == file->checksum ? GOOD : DAMAGED;
     return file->state == GOOD;
 }
 
@@ -221,7 +221,7 @@ PyObject *handed_over(PyObject *module, PyObject *arguments)
     (void)module;
     if (!PyArg_ParseTuple(arguments, "KOKdpO", &id, &content, &checksum, &seconds, &soon, &what))
         return NULL;
-    if (!frames_ready() || !(seconds > 0 && seconds < 1e6) || find(id) || (vacant == NOBODY && fresh == MOST))
+    if (!wire_ready() || !(seconds > 0 && seconds < 1e6) || find(id) || (vacant == NOBODY && fresh == MOST))
         Py_RETURN_FALSE;
     at = vacant == NOBODY ? (int)fresh : vacant;
     file = &slots[at];

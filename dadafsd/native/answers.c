@@ -342,7 +342,7 @@ int answers_take_turn(Answers *self, struct turn *turn)
 
 int answers_begin(struct turn *turn, int sock, const Py_buffer *view, Py_ssize_t start, Py_ssize_t end)
 {
-    if (start < 0 || end < start || end > view->len || view->len < HEADER_SIZE + MOST_METADATA) {
+    if (start < 0 || end < start || end > view->len || view->len < WIRE_HEADER + MOST_METADATA) {
         PyErr_SetString(PyExc_ValueError, "not a part of the buffer");
         return -1;
     }

@@ -6,11 +6,12 @@
 #define _GNU_SOURCE
 #include <Python.h>
 
+#include "wire.h" /* of the node's compiled part, which says the same */
+
 #include <stddef.h>
 #include <stdint.h>
 
 #define BLOCK_SIZE (16 << 10)
-#define HEADER_SIZE 20
 #define MOST_BLOCKS 64       /* of a reply: so many bits has its mask */
 #define PACKED_FROM (64 << 10) /* smaller payloads always go raw, see packing.py */
 #define MOST_METADATA 256  /* of a request that is understood here */
@@ -18,7 +19,7 @@
 #define MOST_TOLD 32       /* the name of a tier, as a node is told */
 #define KEY_SIZE 320       /* FragmentKey.packed, see store/record.py */
 
-/* --- frames.c: the wire format, without Python and without I/O -------------------------------------------------- */
+/* --- frames.c: what is understood of the wire, without Python and without I/O -------------------------------------------------- */
 
 /* A `Read` without known checksums. */
 struct request {
@@ -38,9 +39,6 @@ enum frame_kind frames_parse(const uint8_t *at, size_t have, struct request *req
 /* Header and metadata of a `Blocks` with `size` bytes of raw, settled payload; returns their length. */
 size_t frames_reply(uint8_t *into, uint32_t id, const uint64_t *checksums, size_t count, uint64_t size, const char *told,
                     size_t told_length);
-
-/* Find XXH3 in the extension module at `path`, which is loaded; 0, or -1 where it has none. */
-int frames_find_xxh3(const char *path);
 
 /* --- entry.c: what can be sent at once -------------------------------------------------------------------------- */
 

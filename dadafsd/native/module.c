@@ -6,7 +6,7 @@ static PyObject *use_xxh3_of(PyObject *module, PyObject *path)
     const char *name = PyUnicode_AsUTF8(path);
 
     (void)module;
-    return name ? PyBool_FromLong(frames_find_xxh3(name) == 0) : NULL;
+    return name ? PyBool_FromLong(wire_use_hash(name) == 0) : NULL;
 }
 
 static PyMethodDef methods[] = {
