@@ -66,6 +66,11 @@ def open_files(mnt: Path) -> int:
     return int(statistics(mnt)["open"]["open_files"])
 
 
+def all_closed(mnt: Path) -> None:
+    """Nothing is open: a close is told to a file system some time after it."""
+    wait_until(lambda: open_files(mnt) == 0, "everything is closed")
+
+
 def content(number: int, version: int = 0) -> bytes:
     return f"{number} {version} ".encode() * (1 + number % 400)
 
@@ -124,10 +129,10 @@ def test_they_are_opened_read_and_closed_without_a_request(mounted: Mounted) -> 
 
 def test_an_open_one_counts_as_open_and_a_closed_one_does_not(mounted: Mounted) -> None:
     gone_through(mounted)
-    nothing = open_files(mounted.mnt)
+    all_closed(mounted.mnt)
     with (mounted.mnt / f"dir/{FIRST:04d}").open("rb"):
-        assert open_files(mounted.mnt) == nothing + 1
-    wait_until(lambda: open_files(mounted.mnt) == nothing, "it is closed")
+        assert open_files(mounted.mnt) == 1
+    all_closed(mounted.mnt)
 
 
 def test_who_reads_them_is_known(mounted: Mounted) -> None:
@@ -205,7 +210,6 @@ def test_attributes_that_change_are_seen(mounted: Mounted) -> None:
 
 def test_many_may_have_one_open(mounted: Mounted) -> None:
     gone_through(mounted)
-    nothing = open_files(mounted.mnt)
     path = mounted.mnt / f"dir/{FIRST:04d}"
     files = [path.open("rb") for _ in range(10)]
     try:
@@ -215,7 +219,7 @@ def test_many_may_have_one_open(mounted: Mounted) -> None:
     finally:
         for file in files:
             file.close()
-    wait_until(lambda: open_files(mounted.mnt) == nothing, "all are closed")
+    all_closed(mounted.mnt)
 
 
 def test_who_wants_to_write_is_refused(mounted: Mounted) -> None:
@@ -316,7 +320,6 @@ def reading(path: Path) -> bytes | None:
 
 def test_readers_that_are_killed_leave_nothing_open(mounted: Mounted) -> None:
     filled(mounted.tree / "dir")
-    nothing = open_files(mounted.mnt)
     for _ in range(8):
         reader = subprocess.Popen([sys.executable, "-c", _HAMMER, str(mounted.mnt / "dir")], stdout=subprocess.PIPE)
         assert reader.stdout is not None
@@ -325,5 +328,5 @@ def test_readers_that_are_killed_leave_nothing_open(mounted: Mounted) -> None:
         reader.send_signal(signal.SIGKILL)
         reader.wait()
         reader.stdout.close()
-    wait_until(lambda: open_files(mounted.mnt) == nothing, "nothing is open")
+    all_closed(mounted.mnt)
     gone_through(mounted)
