@@ -396,7 +396,7 @@ def test_progress_grows_to_all_frames(scan: Scan, store: EmbeddedStore) -> None:
 def test_no_thread_is_left_behind(scan: Scan) -> None:
     before = threading.active_count()
     run(scan, plan_of(scan))
-    assert threading.active_count() == before
+    assert threading.active_count() <= before, "fewer where one of an earlier test ended meanwhile"
 
 
 def test_sums_of_a_whole_scan_are_of_frames_in_order(scan: Scan) -> None:
