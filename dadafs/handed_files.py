@@ -177,6 +177,8 @@ class HandedFiles:
         self._bytes -= len(file.content)
         if not (handles or (closed if used else unused)):
             self._files.give_back(file.opened.handle, file.generation)
+            if used:
+                self._tree.note_pages(node_id)
             return
         self._cache.set_aside("handed", self._bytes)
         self._take_in(file)

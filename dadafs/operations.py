@@ -227,8 +227,9 @@ class Operations(Attributes):
         else:
             file = await self._open_asking(node)
         node.opens += 1  # it must not be forgotten while the kernel is told
+        state = state_of(file.attr)
         try:
-            await self._before_opening(node, state_of(file.attr))
+            await self._before_opening(node, state)
         except BaseException:
             file.close()
             self.tree.closed(node)
@@ -236,7 +237,7 @@ class Operations(Attributes):
         node.opens -= 1
         if file.ahead or file.size <= INLINE_LIMIT:
             self._used_ahead(node, file)
-        return self._opened(node, file)
+        return self._opened(node, file, state)
 
     def _used_ahead(self, node: Node, file: RemoteFile) -> None:
         """A small file is opened, for the first time where that was done ahead: the next ones may be wanted soon."""
@@ -288,13 +289,18 @@ class Operations(Attributes):
             self.tree.unlink(node.id, directory, name)
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))  # the kernel looks the name up again
 
-    def _opened(self, node: Node, file: RemoteFile) -> tuple[int, bool]:
+    def _opened(self, node: Node, file: RemoteFile, pages: State | None = None) -> tuple[int, bool]:
+        """A handle. What the kernel has are pages of the state `pages`, if any: of that of the file, where not given.
+
+        The file may have gone on while pages of older states were dropped. Whoever opens it drops the rest by himself,
+        but nobody knows when: they are there until they were dropped for the newer state as well.
+        """
         state = state_of(file.attr)
         first = node.pages is None
         keep = node.pages == state and file.settled and not node.doubtful
         if not keep:
             node.doubtful = not file.settled
-        node.pages = state
+        node.pages = state if pages is None else pages
         node.opens += 1
         handle = self._new_handle()
         streams = self.reader.open_streams(file) if file.attr.size > INLINE_LIMIT else None

@@ -113,7 +113,7 @@ class Pushes:
 
     def _attributes_changed(self, attr: Attr) -> None:
         node_id = self._tree.id_of(attr.dev, attr.ino)
-        node = self._tree.find(node_id)
+        node = self._tree.to_change(node_id)
         if node is None:
             if self._tree.known(node_id):
                 self._kernel.attributes(node_id)

@@ -28,6 +28,7 @@ from dadafs.wire.messages import Attr
 _MAX_DEPTH = 2048
 _NODE_SIZE = 500
 _COMPACT_SIZE = 130
+_PAGED_SIZE = 70
 
 
 class Tree:
@@ -46,6 +47,7 @@ class Tree:
         self._next_own_id = OWN_IDS
         #: Who is told when a file that is known from a listing only becomes a node, or is forgotten (None): by id.
         self.lent: dict[int, Callable[[int, Node | None], None]] = {}
+        self._paged: set[int] = set()  # known from a listing only, and the kernel has pages of it
         self.beliefs = Beliefs(leases, budget, self.unlink)
 
     # --- identities ------------------------------------------------------------------------------------------------
@@ -102,13 +104,30 @@ class Tree:
         """The node object, if there is one."""
         return self._nodes.get(node_id)
 
+    def note_pages(self, node_id: int) -> None:
+        """The kernel has pages of a file that it was only told of in a listing, of that state."""
+        if node_id in self._compact and node_id not in self._paged:
+            self._paged.add(node_id)
+            self._budget.charge_metadata(_PAGED_SIZE)
+
+    def _forget_pages(self, node_id: int) -> bool:
+        if node_id not in self._paged:
+            return False
+        self._paged.discard(node_id)
+        self._budget.charge_metadata(-_PAGED_SIZE)
+        return True
+
+    def to_change(self, node_id: int) -> Node | None:
+        """The node object, where there is one, or where the kernel may have pages of an object that changes."""
+        may_have = node_id in self.lent or node_id in self._paged
+        return self.node(node_id) if may_have else self._nodes.get(node_id)
+
     def to_tell(self, node_id: int, state: State) -> Node | None:
-        """The node object, where there is one, or where the kernel may have pages of another state than `state`."""
-        if node_id in self.lent:
-            packed = self._compact[node_id]
-            if state_in(self._places[packed >> 16].page.fields(packed & 0xFFFF)) != state:
-                return self.node(node_id)
-        return self._nodes.get(node_id)
+        """The same for an object that the kernel is to be told of, where that is another state than it was told."""
+        packed = self._compact.get(node_id) if node_id in self.lent or node_id in self._paged else None
+        if packed is None or state_in(self._places[packed >> 16].page.fields(packed & 0xFFFF)) == state:
+            return self._nodes.get(node_id)
+        return self.node(node_id)
 
     def only_listed(self, node_id: int, directory: Directory, name: bytes, fields: Fields) -> bool:
         """Whether the kernel knows `node_id` from listings only, at this name, in the state that `fields` describe."""
@@ -140,6 +159,8 @@ class Tree:
         self._link(place.directory, place.page.name(index), node)
         del self._compact[node_id]
         self._leave(place)
+        if self._forget_pages(node_id):
+            node.pages = node.told
         if node_id in self.lent:
             self.lent.pop(node_id)(node_id, node)
         return node
@@ -364,6 +385,7 @@ class Tree:
         if left > 0:
             return
         del self._compact[node_id]
+        self._forget_pages(node_id)
         if node_id in self.lent:
             self.lent.pop(node_id)(node_id, None)
         self._budget.charge_metadata(-_COMPACT_SIZE)

@@ -385,3 +385,24 @@ def test_what_is_listed_again_stays_no_object(tree: Tree) -> None:
     assert tree.only_listed(5, tree.root, b"a", fields)
     assert tree.node(5).lookups == 2
     assert not tree.only_listed(5, tree.root, b"a", fields)
+
+
+def test_pages_of_a_file_that_is_only_listed_are_not_forgotten(tree: Tree, budget: Budget) -> None:
+    listed(tree, [Item(bytes([97 + number]), attr(5 + number, size=7)) for number in range(4)])
+    before = budget.charged
+    for number in (5, 6, 7, 99):
+        tree.note_pages(number)
+        tree.note_pages(number)
+    assert budget.charged > before
+    assert tree.to_tell(5, (7, 0, 0)) is None, "the kernel is told nothing new"
+    told = tree.to_tell(5, (8, 0, 0))
+    assert told is not None
+    assert told.pages == (7, 0, 0)
+    changes = tree.to_change(6)
+    assert changes is not None
+    assert changes.pages == (7, 0, 0)
+    tree.forget(7, 1)
+    assert tree.to_change(8) is None, "there are none"
+    tree.forget(8, 1)
+    listed(tree, [Item(b"z", attr(7, size=7))])
+    assert tree.node(7).pages is None, "another object has the number"

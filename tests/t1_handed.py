@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from dadafs import handed_files
 from dadafs.checksum import checksum
 from dadafs.handed_files import MOST
 from dadafs.native import fuse_session
@@ -179,3 +181,42 @@ async def test_their_content_counts_as_memory_in_use(tmp_path: Path) -> None:
         assert cache.aside == whole
         bench.session.push("", subtree=True)
         assert cache.aside == 0
+
+
+@in_trio
+async def test_pages_of_one_that_was_given_back_are_dropped_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gone_through(tmp_path, freshness=100.0) as bench:
+        monkeypatch.setattr(handed_files, "fuse_session", Opened(native))  # as if each had been opened and closed
+        handed = bench.operations.small_files.handed
+        names = [file.name for file in handed.files()][:2]
+        await trio.sleep(bench.session.options.lease * 1.5)
+        assert not len(handed)
+        bench.kernel.told.clear()
+        for name in names:
+            (tmp_path / os.fsdecode(name)).write_bytes(b"it has grown")
+            told = await bench.lookup(os.fsdecode(name))  # of what was listed
+            assert bench.operations.tree.find(told.id) is None
+            bench.session.push(os.fsdecode(name))
+            assert ("pages", told.id) in bench.kernel.told
+            assert ("pages now", told.id) not in bench.kernel.told
+            await bench.getattr(told.id)
+            assert ("pages now", told.id) in bench.kernel.told, "before the kernel is told of the size"
+
+
+class Opened:
+    """The compiled part, in which everything that was handed over was opened, and is closed again."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._compiled, name)
+
+    def take_back(self, node_id: int) -> tuple[list[tuple[int, int]], bool] | None:
+        found = self._compiled.take_back(node_id)
+        return None if found is None else ([], True)
+
+    def rests(self, node_id: int) -> bool:
+        return True

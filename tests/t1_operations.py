@@ -305,6 +305,33 @@ async def test_forgetting_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 @in_trio
+async def test_pages_dropped_for_one_state_are_not_those_of_the_next(tmp_path: Path) -> None:
+    """A file that goes on while it is opened: whoever opens it drops the rest himself, but nobody knows when."""
+    path = tmp_path / "file"
+    path.write_bytes(b"a" * 5000)
+    bench = Bench(tmp_path)
+    node = (await bench.lookup("file")).id
+    await bench.open(node)
+    path.write_bytes(b"a" * 6000)
+    bench.session.push("file")
+    drop, states = bench.kernel.pages_now, [7000]
+
+    async def drop_and_change(node_id: int) -> None:
+        await drop(node_id)
+        if states:
+            path.write_bytes(b"a" * states.pop())
+            bench.session.push("file")
+
+    bench.kernel.pages_now = drop_and_change  # type: ignore[method-assign]
+    await bench.open(node)
+    bench.kernel.told.clear()
+    told = await bench.getattr(node)
+    assert told.fields is not None
+    assert told.fields[7] == 7000
+    assert ("pages now", node) in bench.kernel.told, "before it is told of the size that it did not hear of"
+
+
+@in_trio
 async def test_a_change_in_place_drops_the_pages_and_is_reread(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     bench = Bench(tmp_path)
